@@ -1,0 +1,36 @@
+"""StreamKit: a lambda architecture on Kafka whose answers are exact."""
+
+from streamkit.aggregate import Aggregate, Count, First, Last, Max, Min
+from streamkit.errors import StreamkitError
+from streamkit.serving.connect import connect
+from streamkit.sketch import Distinct, Quantiles
+from streamkit.top import Largest, Top
+from streamkit.topology import Topology
+from streamkit.total import Mean, Sum, Variance
+from streamkit.view import Answer, View
+from streamkit.window import Hopping, Session, Tumbling, Window
+
+__all__ = [
+    "Aggregate",
+    "Answer",
+    "Count",
+    "Distinct",
+    "First",
+    "Hopping",
+    "Largest",
+    "Last",
+    "Max",
+    "Mean",
+    "Min",
+    "Quantiles",
+    "Session",
+    "StreamkitError",
+    "Sum",
+    "Top",
+    "Topology",
+    "Tumbling",
+    "Variance",
+    "View",
+    "Window",
+    "connect",
+]

@@ -1,0 +1,88 @@
+"""Options that commands share, and what they open."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from streamkit.errors import TopicMissing
+from streamkit.folder import DataFolder
+from streamkit.log.base import Log
+from streamkit.log.kafka import KafkaLog
+from streamkit.settings import Connection
+from streamkit.topology import Topology, load_topology
+
+TOPOLOGY = Annotated[
+    str, typer.Argument(metavar="TOPOLOGY", help="file.py, file.py:attribute or module:attribute.", show_default=False)
+]
+VIEW = Annotated[str, typer.Argument(metavar="VIEW", help="Name of a View of the topology.", show_default=False)]
+BROKERS = Annotated[
+    str | None,
+    typer.Option("--brokers", envvar="STREAMKIT_BROKERS", help="Kafka's addresses.", show_default="localhost:9092"),
+]
+CLIENT_CONFIG = Annotated[
+    Path | None,
+    typer.Option(
+        "--client-config",
+        envvar="STREAMKIT_CLIENT_CONFIG",
+        help="File of client settings (SASL, TLS, ...), passed to librdkafka untouched: .properties, .toml or .json. "
+        "STREAMKIT_CLIENT_SASL_USERNAME and so on do the same by the environment.",
+        show_default=False,
+    ),
+]
+DATA = Annotated[
+    Path | None,
+    typer.Option("--data", envvar="STREAMKIT_DATA", help="The data folder.", show_default=".streamkit"),
+]
+
+out = Console(highlight=False, soft_wrap=True)
+"""What was asked for: goes to standard output."""
+
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+"""Progress, warnings and errors."""
+
+
+@contextmanager
+def open_log(brokers: str | None, client_config: Path | None) -> Iterator[KafkaLog]:
+    """The log at the brokers that the options name."""
+    with closing(KafkaLog(Connection.from_environment(brokers, client_config))) as log:
+        yield log
+
+
+def load(topology: str, data: Path | None = None) -> tuple[Topology, DataFolder]:
+    """The Topology that the argument names, and its data folder."""
+    loaded = load_topology(topology)
+    return loaded, DataFolder.of(loaded.name, data)
+
+
+def check_topics(log: Log, topology: Topology, spec: str) -> None:
+    """Raises TopicMissing, with the way out, where a topic that is read does not exist."""
+    there = set(log.topics())
+    missing = [name for name in topology.sources() if name not in there]
+    if missing:
+        raise TopicMissing(
+            f"topic {', '.join(missing)} of topology {topology.name!r} does not exist on the broker. Make it: "
+            f"`streamkit create-topics {spec}`; or send to it: `streamkit load {spec} {missing[0]} FILE`"
+        )
+
+
+def create_topics(log: Log, topology: Topology) -> dict[str, bool]:
+    """Make the topology's topics that do not exist, kept for ever; True for those that were made."""
+    there = set(log.topics())
+    made = {name: name not in there for name in topology.topics}
+    for name, topic in topology.topics.items():
+        if made[name]:
+            # Kafka's default retention deletes records with old event times at once: a replay would find nothing.
+            log.create(name, partitions=topic.partitions, config={"retention.ms": "-1"})
+    return made
+
+
+def is_empty(log: Log, topic: str) -> bool:
+    return all(log.starts(topic)[p] == end for p, end in log.ends(topic).items())
+
+

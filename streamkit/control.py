@@ -1,0 +1,120 @@
+"""Control records: what the layers tell each other, on one topic with one partition, so that there is one order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from streamkit.cut import Cut
+
+CONTROL_CONFIG = {"retention.ms": "-1", "retention.bytes": "-1", "cleanup.policy": "delete"}
+
+
+def control_topic(topology: str) -> str:
+    return f"streamkit.{topology}.control"
+
+
+class SealRequest(msgspec.Struct, frozen=True, tag="seal_request"):
+    """Asks every worker to seal the open Segments of `view` at its next Checkpoint."""
+
+    id: str
+    view: str
+
+
+class Sealed(msgspec.Struct, frozen=True, tag="sealed"):
+    """A worker has sealed: `ends` are by partition. `starts` tell how far down its Segments reach."""
+
+    request: str
+    view: str
+    fingerprint: str
+    topic_id: str
+    starts: dict[int, int]
+    ends: dict[int, int]
+
+
+class File(msgspec.Struct, frozen=True):
+    """One file of a BatchView; `path` is relative to the topology's batch folder."""
+
+    path: str
+    rows: int
+    bytes: int
+    crc32: str
+
+
+class Proof(msgspec.Struct, frozen=True):
+    """What the comparison with `batch(old Cut) + Segments` gave before the BatchView was published."""
+
+    slots: int
+    differences: int
+    first: str = ""
+
+
+class BatchView(msgspec.Struct, frozen=True, tag="batch_view"):
+    """The manifest of an immutable result of one View at one Cut: all records in `[starts, offsets)`."""
+
+    id: str
+    view: str
+    fingerprint: str
+    topic: str
+    topic_id: str
+    starts: dict[int, int]
+    offsets: dict[int, int]
+    files: tuple[File, ...]
+    slots: int
+    events: int
+    rejected: int
+    created: int
+    proof: Proof | None = None
+
+    @property
+    def cut(self) -> Cut:
+        return Cut(self.topic, self.topic_id, self.offsets)
+
+
+class Reset(msgspec.Struct, frozen=True, tag="reset"):
+    """All BatchViews of `view` before this record are void."""
+
+    view: str
+
+
+Message = SealRequest | Sealed | BatchView | Reset
+
+encode = msgspec.json.Encoder().encode
+decode = msgspec.json.Decoder(Message).decode
+
+
+class Published:
+    """The BatchViews in force, by replaying control records.
+
+    >>> published = Published()
+    >>> published.apply(Reset("clicks"))
+    >>> published.of("clicks", "fingerprint")
+    ()
+    """
+
+    def __init__(self) -> None:
+        self._views: dict[str, tuple[BatchView, ...]] = {}
+
+    def apply(self, message: Message) -> None:
+        if isinstance(message, BatchView):
+            self._views[message.view] = (*self._views.get(message.view, ()), message)[-KEPT:]
+        elif isinstance(message, Reset):
+            self._views.pop(message.view, None)
+
+    def of(self, view: str, fingerprint: str) -> tuple[BatchView, ...]:
+        """Newest first; none where the newest was computed by another definition."""
+        views = self._views.get(view, ())
+        return tuple(v for v in reversed(views) if v.fingerprint == fingerprint)
+
+    def latest(self, view: str) -> BatchView | None:
+        """The newest, whatever its definition."""
+        views = self._views.get(view, ())
+        return views[-1] if views else None
+
+    def all(self) -> Mapping[str, tuple[BatchView, ...]]:
+        return self._views
+
+
+KEPT = 2
+"""BatchViews of a View that stay readable: the one in force and the one before, which readers may still hold."""

@@ -1,0 +1,252 @@
+"""Folds: a View's columnar definition, from decoded values to states. The speed and the batch layer run the same."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import polars as pl
+
+from streamkit.aggregate import OFFSET, PARTITION, TIME
+from streamkit.checkpoint import Slot
+from streamkit.record import Chunk, TopicPartition
+from streamkit.topic import Topic
+from streamkit.view import View
+from streamkit.window import END, START
+
+State = tuple[Any, ...]
+"""One state an Aggregate, in the View's order."""
+
+States = dict[Slot, State]
+
+FOLD_ROWS = 131_072
+"""Values that wait before they are folded together: a group_by over many rows touches fewer keys a row."""
+
+_pack, _unpack = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder().decode
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A record that cannot be used, with the reason."""
+
+    source: TopicPartition
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """Values of one partition in offset order; `picked` are their places in the chunk that they came in.
+
+    `timestamps` are the records' own, and empty where the topic's values tell their time themselves.
+    """
+
+    chunk: Chunk
+    picked: Sequence[int]
+    values: Sequence[Any]
+    offsets: Sequence[int]
+    timestamps: Sequence[int]
+
+    @property
+    def source(self) -> TopicPartition:
+        return self.chunk.source
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def since(self, offset: int) -> Decoded:
+        """Those at `offset` and after it."""
+        if not self.offsets or self.offsets[0] >= offset:
+            return self
+        return self.slice(bisect.bisect_left(self.offsets, offset), len(self.offsets))
+
+    def before(self, offset: int) -> Decoded:
+        """Those before `offset`."""
+        if not self.offsets or self.offsets[-1] < offset:
+            return self
+        return self.slice(0, bisect.bisect_left(self.offsets, offset))
+
+    def slice(self, start: int, stop: int) -> Decoded:
+        here = slice(start, stop)
+        return Decoded(self.chunk, self.picked[here], self.values[here], self.offsets[here], self.timestamps[here])
+
+    def rejected(self, index: int, reason: str) -> Rejected:
+        """The record behind a value, as one that cannot be used."""
+        at = self.picked[index]
+        chunk = self.chunk
+        record = (chunk.source, chunk.offsets[at], chunk.timestamps[at], chunk.keys[at], chunk.values[at])
+        return Rejected(*record, reason)
+
+
+def decode(topic: Topic, chunk: Chunk) -> tuple[Decoded, list[Rejected]]:
+    """The chunk's values, and the records that are none. Which they are depends on nothing but record and topic."""
+    decoder = topic.decode
+    try:
+        values = [decoder(v) for v in chunk.values]  # type: ignore[arg-type]
+    except (ValueError, TypeError):
+        return _decode_each(topic, chunk)
+    timestamps = () if topic.timestamp else chunk.timestamps
+    return Decoded(chunk, range(len(values)), values, chunk.offsets, timestamps), []
+
+
+def _decode_each(topic: Topic, chunk: Chunk) -> tuple[Decoded, list[Rejected]]:
+    good: list[int] = []
+    values: list[Any] = []
+    rejected: list[Rejected] = []
+    offsets, timestamps, payloads = chunk.offsets, chunk.timestamps, chunk.values
+    for i, payload in enumerate(payloads):
+        try:
+            if payload is None:
+                raise ValueError("a record without a value (a tombstone) is no event")
+            values.append(topic.decode(payload))
+            good.append(i)
+        except ValueError as error:
+            reason = f"not a {topic.schema.owner}: {error}"
+            rejected.append(Rejected(chunk.source, offsets[i], timestamps[i], chunk.keys[i], payload, reason))
+    times = [] if topic.timestamp else [timestamps[i] for i in good]
+    return Decoded(chunk, good, values, [offsets[i] for i in good], times), rejected
+
+
+class Fold:
+    """One View's fold."""
+
+    def __init__(self, view: View) -> None:
+        self.view = view
+        self._aggregates = tuple(view.aggregates.values())
+        self._partials = [a.partial().alias(f"__{i}") for i, a in enumerate(self._aggregates)]
+        used = {field for a in self._aggregates for field in a.fields}
+        self._needs_offset = OFFSET in used
+        self._keys = list(view.keys)
+
+    def states(self, batches: Sequence[Decoded]) -> tuple[dict[int, States], list[Rejected]]:
+        """States by partition, and the records that the View's expressions fail on.
+
+        A failure of one row (an integer beyond 64 bits, a strict cast, a mapping without the key) fails the frame:
+        halving finds the row, so that the rest counts and the one is reported.
+        """
+        try:
+            return self._states(batches), []
+        except (pl.exceptions.PolarsError, OverflowError, TypeError, ValueError) as error:
+            halves = _halves(batches)
+            if halves is None:
+                return {}, [batches[0].rejected(0, f"view {self.view.name!r}: {str(error).splitlines()[0]}")]
+        merged: dict[int, States] = {}
+        rejected: list[Rejected] = []
+        for half in halves:
+            states, bad = self.states(half)
+            self.merge_into(merged, states)
+            rejected += bad
+        return merged, rejected
+
+    def merge_into(self, target: dict[int, States], states: Mapping[int, States]) -> None:
+        """Merge states by partition into `target`."""
+        for partition, slots in states.items():
+            have = target.setdefault(partition, {})
+            for slot, state in slots.items():
+                have[slot] = self.merge(have[slot], state) if slot in have else state
+
+    def merge(self, left: State, right: State) -> State:
+        return tuple(a.merge(x, y) for a, x, y in zip(self._aggregates, left, right, strict=True))
+
+    def merge_all(self, states: Iterable[State]) -> State | None:
+        """None for none."""
+        merged: State | None = None
+        for state in states:
+            merged = state if merged is None else self.merge(merged, state)
+        return merged
+
+    def merge_slots(self, parts: Iterable[tuple[Slot, State]]) -> States:
+        """States of one Slot merged; spans of sessions that touch become one."""
+        by_slot: States = {}
+        for slot, state in parts:
+            by_slot[slot] = self.merge(by_slot[slot], state) if slot in by_slot else state
+        if not self.view.window.merges:
+            return by_slot
+        by_key: dict[tuple[Any, ...], list[tuple[int, int, State]]] = {}
+        for slot, state in by_slot.items():
+            by_key.setdefault(slot.key, []).append((slot.start, slot.end, state))
+        return {
+            Slot(key, start, end): state
+            for key, spans in by_key.items()
+            for start, end, state in self.view.window.coalesce(spans, self.merge)
+        }
+
+    def dump(self, state: State) -> bytes:
+        return _pack([a.dump(s) for a, s in zip(self._aggregates, state, strict=True)])
+
+    def load(self, dumped: bytes) -> State:
+        return tuple(a.load(d) for a, d in zip(self._aggregates, _unpack(dumped), strict=True))
+
+    def zero(self) -> State:
+        return tuple(a.zero() for a in self._aggregates)
+
+    def result(self, state: State) -> dict[str, Any]:
+        return {n: a.result(s) for (n, a), s in zip(self.view.aggregates.items(), state, strict=True)}
+
+    def bounds(self, state: State) -> dict[str, Mapping[str, Any]]:
+        pairs = zip(self.view.aggregates.items(), state, strict=True)
+        return {n: bounds for (n, a), s in pairs if (bounds := a.bounds(s)) is not None}
+
+    def same(self, left: State | None, right: State | None) -> bool:
+        """Equal, as far as equality is promised: exact Aggregates to the bit, randomised sketches not at all."""
+        if left is None or right is None:
+            return left is right
+        return all(x == y for a, x, y in zip(self._aggregates, left, right, strict=True) if a.deterministic)
+
+    # -- columns ------------------------------------------------------------------------------------------------------
+
+    def _states(self, batches: Sequence[Decoded]) -> dict[int, States]:
+        frame = self._frame(batches)
+        if self.view.where is not None:
+            frame = frame.filter(self.view.where)
+        columns = [e.alias(f"__key_{n}") for n, e in self.view.keys.items()]
+        keys = [PARTITION, *(f"__key_{n}" for n in self._keys)]
+        frame = self.view.window.explode(frame.with_columns(columns), keys)
+        groups = frame.group_by(*keys, START, END).agg(self._partials)
+        return self._by_partition(groups)
+
+    def _by_partition(self, groups: pl.DataFrame) -> dict[int, States]:
+        out: dict[int, States] = {}
+        width = len(self._keys) + 1
+        aggregates = self._aggregates
+        for row in groups.iter_rows():
+            slot = Slot(row[1:width], row[width], row[width + 1])
+            state = tuple([a.state(p) for a, p in zip(aggregates, row[width + 2 :], strict=True)])
+            out.setdefault(row[0], {})[slot] = state
+        return out
+
+    def _frame(self, batches: Sequence[Decoded]) -> pl.DataFrame:
+        topic = self.view.topic
+        values = [v for b in batches for v in b.values] if len(batches) > 1 else batches[0].values
+        columns = [topic.schema[name].column(values) for name in self.view.fields]
+        columns.append(_partitions(batches))
+        if topic.timestamp:
+            columns.append(topic.schema[topic.timestamp].column(values).alias(TIME))
+        else:
+            columns.append(pl.Series(TIME, [t for b in batches for t in b.timestamps], dtype=pl.Int64))
+        if self._needs_offset:
+            columns.append(pl.Series(OFFSET, [o for b in batches for o in b.offsets], dtype=pl.Int64))
+        return pl.DataFrame(columns)
+
+
+def _partitions(batches: Sequence[Decoded]) -> pl.Series:
+    runs = [pl.repeat(b.source.partition, len(b), dtype=pl.Int64, eager=True) for b in batches]
+    return pl.concat(runs).alias(PARTITION)
+
+
+def _halves(batches: Sequence[Decoded]) -> Iterator[Sequence[Decoded]] | None:
+    """The batches in two parts; None where there is but one value."""
+    if len(batches) > 1:
+        middle = len(batches) // 2
+        return iter((batches[:middle], batches[middle:]))
+    only = batches[0]
+    if len(only) <= 1:
+        return None
+    middle = len(only) // 2
+    return iter(([only.slice(0, middle)], [only.slice(middle, len(only))]))

@@ -1,0 +1,71 @@
+"""What librdkafka is told, and what its errors mean to us. Pure: no Kafka client is imported here.
+
+Settings are named in librdkafka's CONFIGURATION.md. The first of each pair is tuning, which the user's own settings
+override; the second is what correctness rests on, which nothing does.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from streamkit.errors import BrokerUnreachable, LogError, OffsetOutOfRange, TopicMissing
+
+READER: dict[str, Any] = {
+    # Without a deep queue the fetcher starves at 500,000 records/s, and a full one stops it for 1 s by default.
+    "queued.min.messages": 1_000_000,
+    "queued.max.messages.kbytes": 262_144,
+    "fetch.queue.backoff.ms": 20,
+    "fetch.max.bytes": 104_857_600,
+    "max.partition.fetch.bytes": 33_554_432,
+    "fetch.wait.max.ms": 100,
+}
+READER_REQUIRED: dict[str, Any] = {
+    "isolation.level": "read_committed",
+    "enable.auto.commit": False,
+    # Any other policy would jump over deleted records in silence.
+    "auto.offset.reset": "error",
+    # Control records at a partition's end are seen only by this event.
+    "enable.partition.eof": True,
+}
+WRITER: dict[str, Any] = {
+    "linger.ms": 10,
+    "compression.type": "lz4",
+    "queue.buffering.max.messages": 500_000,
+    "queue.buffering.max.kbytes": 262_144,
+    "message.timeout.ms": 60_000,
+    # `create` returns a topic that is there, so one that is not was never made: do not wait 30 s for it.
+    "topic.metadata.propagation.max.ms": 5_000,
+}
+WRITER_REQUIRED: dict[str, Any] = {
+    "enable.idempotence": True,
+    "partitioner": "murmur2_random",
+    "delivery.report.only.error": True,
+}
+
+MISSING = frozenset({"UNKNOWN_TOPIC_OR_PART", "UNKNOWN_TOPIC_ID", "_UNKNOWN_TOPIC", "_UNKNOWN_PARTITION", "_NOENT"})
+OUT_OF_RANGE = frozenset({"OFFSET_OUT_OF_RANGE", "_AUTO_OFFSET_RESET"})
+UNREACHABLE = frozenset({"_ALL_BROKERS_DOWN", "_TRANSPORT", "_TIMED_OUT", "_RESOLVE"})
+REFUSED = frozenset({"_AUTHENTICATION", "SASL_AUTHENTICATION_FAILED", "_SSL"})
+
+
+def log_error(name: str, reason: str, about: str, brokers: str) -> LogError:
+    """The error to raise for librdkafka's error `name` with text `reason`.
+
+    >>> log_error("_TRANSPORT", "Connection refused", "topic clicks", "kafka:9092")
+    ... # doctest: +ELLIPSIS
+    BrokerUnreachable('topic clicks: no Kafka broker answers at kafka:9092 (Connection refused): is it running? ...')
+    >>> log_error("POLICY_VIOLATION", "Broker: Policy violation", "topic clicks", "kafka:9092")
+    LogError('topic clicks: Broker: Policy violation (POLICY_VIOLATION) at kafka:9092')
+    """
+    if name in UNREACHABLE:
+        return BrokerUnreachable(
+            f"{about}: no Kafka broker answers at {brokers} ({reason}): is it running? "
+            "`streamkit broker start`, or name another with --brokers / STREAMKIT_BROKERS"
+        )
+    if name in REFUSED:
+        return BrokerUnreachable(f"{about}: {brokers} refused this client ({reason}): check its SASL / TLS settings")
+    if name in MISSING:
+        return TopicMissing(f"{about}: does not exist at {brokers}; is it the right cluster, is the name right?")
+    if name in OUT_OF_RANGE:
+        return OffsetOutOfRange(f"{about}: {reason}")
+    return LogError(f"{about}: {reason} ({name}) at {brokers}")

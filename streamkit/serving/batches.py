@@ -1,0 +1,64 @@
+"""BatchViews as the serving layer reads them: files in order, the ones in use in memory."""
+
+from __future__ import annotations
+
+import heapq
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from streamkit.checkpoint import key_range
+from streamkit.control import BatchView, File
+from streamkit.errors import StateMissing
+from streamkit.store.batchfile import BucketFile, checksum, key_hash
+
+_KEPT_SLOTS = 1_000_000
+_WINDOW = 16
+
+
+class BatchFiles:
+    """The files below a topology's batch folder, at most about a million Slots of them in memory."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._open: OrderedDict[str, BucketFile] = OrderedDict()
+
+    def of_key(self, batch: BatchView, key: tuple[Any, ...]) -> Iterator[tuple[bytes, bytes]]:
+        """Slots and states of one key, in order."""
+        if not batch.files:
+            return iter(())
+        start, end = key_range(b"", key)
+        bucket = key_hash(start + bytes(_WINDOW)) % len(batch.files)
+        return self._file(batch.view, batch.files[bucket]).scan(start, end)
+
+    def all(self, batch: BatchView) -> Iterator[tuple[bytes, bytes]]:
+        """All Slots and states, in order."""
+        return self.read(batch.view, batch.files)
+
+    def read(self, view: str, files: Sequence[File]) -> Iterator[tuple[bytes, bytes]]:
+        """All Slots and states of a View's files, in order."""
+        return heapq.merge(*(self._file(view, file).scan(b"", None) for file in files))
+
+    def _file(self, view: str, file: File) -> BucketFile:
+        found = self._open.get(file.path)
+        if found is None:
+            found = self._open[file.path] = self._load(view, file)
+            while len(self._open) > 1 and sum(map(len, self._open.values())) > _KEPT_SLOTS:
+                self._open.popitem(last=False)
+        self._open.move_to_end(file.path)
+        return found
+
+    def _load(self, view: str, file: File) -> BucketFile:
+        path = self._folder / view / file.path
+        if not path.exists():
+            raise StateMissing(
+                f"{path} is missing: the BatchView of view {view!r} was published from another data folder, or its "
+                f"files were deleted. Point --data at that folder, or run `streamkit batch` again"
+            )
+        if (found := checksum(path)) != file.crc32:
+            raise StateMissing(
+                f"{path} was damaged since it was published (checksum {found}, manifest {file.crc32}): "
+                f"run `streamkit batch` again"
+            )
+        return BucketFile(path)

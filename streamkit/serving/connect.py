@@ -1,0 +1,54 @@
+"""`streamkit.connect`: the merge as a library call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+
+from streamkit.errors import StateMissing
+from streamkit.folder import DataFolder
+from streamkit.log.kafka import KafkaLog
+from streamkit.serving.merge import Serving
+from streamkit.settings import Connection
+from streamkit.store.base import StoreReader
+from streamkit.store.memory import MemoryReader, MemoryStore
+from streamkit.store.rocksdb import RocksReader
+from streamkit.topology import Topology
+
+
+@contextmanager
+def connect(
+    topology: Topology,
+    *,
+    brokers: str | None = None,
+    data: Path | str | None = None,
+    client_config: Path | str | None = None,
+    stale_seconds: float = 0.0,
+) -> Iterator[Serving]:
+    """Within this context the Topology's Views answer `get` and `scan`.
+
+        with sk.connect(app, brokers="localhost:9092"):
+            print(campaign.get("c42", window=1_700_000_000_000).value)
+
+    `brokers`, `data` and `client_config` default to STREAMKIT_BROKERS, STREAMKIT_DATA and STREAMKIT_CLIENT_CONFIG;
+    `stale_seconds` is how old an Answer's look at the state may be (0: ask anew each time). Raises BrokerUnreachable.
+    """
+    folder = DataFolder.of(topology.name, data)
+    with ExitStack() as closers:
+        log = closers.enter_context(closing(KafkaLog(Connection.from_environment(brokers, client_config))))
+        store = _state(folder)
+        serving = Serving(log, topology.name, folder.batch, store, stale_seconds=stale_seconds)
+        closers.callback(serving.close)
+        for view in topology.views.values():
+            view.connect(serving)
+            closers.callback(view.connect, None)
+        yield serving
+
+
+def _state(folder: DataFolder) -> StoreReader:
+    """A look at the worker's state; an empty one where no worker has run (a BatchView alone can answer)."""
+    try:
+        return RocksReader(folder.state)
+    except StateMissing:
+        return MemoryReader(MemoryStore())

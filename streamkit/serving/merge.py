@@ -1,0 +1,372 @@
+"""The merge: `batch(Cut) + sealed Segments after it + open Segment`, or a refusal that says why.
+
+Order of reading, and what would go wrong in the other order. A reader refreshes its look at the store first and reads
+the control topic to its end second. The worker publishes nothing; it releases Segments only after it has seen the
+BatchView that covers them on the control topic. So whatever release the refreshed store shows, the BatchView that
+makes up for it is on the topic by the time the topic is read. The other way round: topic read (no BatchView yet),
+BatchView published, worker releases [0, 10), store refreshed: the Segments [10, 15) would stand alone and the answer
+be short by ten records. `Segments.after` would refuse it, for want of a BatchView that ends at 10, and the reader
+would have to begin again.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from streamkit.checkpoint import (
+    Origin,
+    Segments,
+    Slot,
+    key_range,
+    next_prefix,
+    partition_of,
+    segment_prefix,
+    segments_range,
+    slot_key,
+    slot_of,
+    view_key,
+)
+from streamkit.control import BatchView, File
+from streamkit.cut import Cut
+from streamkit.errors import CutMismatch, DefinitionChanged, DefinitionError, StateMissing, TopicChanged
+from streamkit.fold import Fold, State
+from streamkit.log.base import Log, TopicInfo
+from streamkit.log.control import ControlTopic
+from streamkit.serving.batches import BatchFiles
+from streamkit.store.base import StoreReader
+from streamkit.view import Answer, View
+
+Pair = tuple[bytes, bytes]
+"""A Slot and a state, as they are stored."""
+
+_unpack_segments = msgspec.msgpack.Decoder(Segments).decode
+_unpack_origin = msgspec.msgpack.Decoder(Origin).decode
+
+
+@dataclass(frozen=True)
+class Seam:
+    """Where batch and speed meet for one View, and the Segments that are merged, by partition."""
+
+    cut: Cut
+    batch: BatchView | None
+    segments: Mapping[int, tuple[tuple[int, int], ...]]
+
+
+class Serving:
+    """Answers for the Views of one Topology, from the batch folder and a look at the worker's store.
+
+    `stale_seconds` is how old that look may be; 0 asks anew each time. Threads may share it.
+    """
+
+    def __init__(
+        self, log: Log, topology: str, batch_folder: Path, store: StoreReader, *, stale_seconds: float = 0.0
+    ) -> None:
+        self._log = log
+        self._store = store
+        self._control = ControlTopic(log, topology)
+        self._files = BatchFiles(batch_folder)
+        self._folds: dict[str, Fold] = {}
+        self._topics: dict[str, TopicInfo] = {}
+        self._ends: dict[str, Mapping[int, int]] = {}
+        self._stale_seconds = stale_seconds
+        self._looked = float("-inf")
+        self._lock = threading.RLock()
+
+    def close(self) -> None:
+        self._control.close()
+        self._store.close()
+
+    # -- asking -------------------------------------------------------------------------------------------------------
+
+    def get(self, view: View, key: tuple[Any, ...], window: int | tuple[int, int] | None = None) -> Answer:
+        """One key and window. Raises CutMismatch, DefinitionChanged, TopicChanged; DefinitionError for a bad window."""
+        with self._lock:
+            seam = self._look(view)
+            wanted = _wanted(view, window)
+            batch, speed = self._of_key(view, seam, key, wanted)
+            fold = self._fold(view)
+            slot = _pick(fold.merge_slots([*batch, *speed]), key, wanted, window)
+            return self._answer(view, seam, slot, _within(batch, slot), _within(speed, slot))
+
+    def scan(
+        self, view: View, key: tuple[Any, ...] | None = None, start: int | None = None, end: int | None = None
+    ) -> Iterator[Answer]:
+        """All windows that overlap `[start, end)`, of one key or of all, in order of key and time, at one Cut."""
+        with self._lock:
+            seam = self._look(view)
+            pieces = list(self._pieces(view, seam, key))
+        for slot, batch, speed in pieces:
+            if not view.windowed or ((end is None or slot.start < end) and (start is None or slot.end > start)):
+                yield self._answer(view, seam, slot, batch, speed)
+
+    def seam(self, view: View) -> Seam:
+        """Where batch and speed meet now."""
+        with self._lock:
+            return self._look(view)
+
+    def merged(self, view: View, seam: Seam) -> Iterator[tuple[Slot, State]]:
+        """All states at the Seam's Cut, in order of their keys' bytes."""
+        fold = self._fold(view)
+        for slot, batch, speed in self._pieces(view, seam, None):
+            state = fold.merge_all(s for _, s in [*batch, *speed])
+            assert state is not None
+            yield slot, state
+
+    def seam_at(self, view: View, cut: Cut) -> Seam:
+        """The Seam whose Cut is `cut`, which lies in the past: for the proof. Raises CutMismatch where there is none."""
+        with self._lock:
+            segments, batches, _ = self._see(view)
+            reasons = []
+            for batch in (*batches, None):
+                try:
+                    return _meet(view, segments, batch, cut)
+                except CutMismatch as error:
+                    reasons.append(str(error))
+            raise CutMismatch(f"view {view.name!r} cannot be merged at {cut}: {'; '.join(reasons)}")
+
+    def result(self, view: View, files: Sequence[File]) -> Iterator[tuple[Slot, State]]:
+        """All states of a batch result that need not be published, in order of their keys' bytes."""
+        load = self._fold(view).load
+        return ((slot_of(slot), load(state)) for slot, state in self._files.read(view.name, files))
+
+    def segments(self, view: View) -> Mapping[int, Segments]:
+        """The worker's Segments by partition, empty where no worker has run."""
+        with self._lock:
+            return self._see(view)[0]
+
+    # -- seam ---------------------------------------------------------------------------------------------------------
+
+    def _look(self, view: View) -> Seam:
+        segments, batches, topic = self._see(view)
+        reasons = []
+        for batch in batches or (None,):
+            try:
+                return _meet(view, segments, batch, _newest(view, topic, segments, batch))
+            except CutMismatch as error:
+                reasons.append(str(error))
+        raise CutMismatch(
+            f"view {view.name!r} has no exact answer now: {'; '.join(reasons)}. A running worker mends this at its "
+            f"next Checkpoint; without one, start `streamkit worker`, or run `streamkit batch`"
+        )
+
+    def _see(self, view: View) -> tuple[dict[int, Segments], tuple[BatchView, ...], TopicInfo]:
+        self._refresh()
+        topic = self._topic(view.topic.name)
+        segments = self._segments(view, topic)
+        newest = self._control.published.latest(view.name)
+        batches = self._control.published.of(view.name, view.fingerprint)
+        if newest is not None and not batches:
+            raise DefinitionChanged(
+                f"view {view.name!r} was changed since its BatchView was computed (definition {view.fingerprint}, "
+                f"BatchView {newest.fingerprint}): run `streamkit batch TOPOLOGY {view.name}`, or put the old "
+                f"definition back"
+            )
+        for batch in batches[:1]:
+            if batch.topic_id != topic.id:
+                raise TopicChanged(
+                    f"topic {topic.name!r} was deleted and made again since view {view.name!r} was computed in batch "
+                    f"(id {topic.id}, BatchView {batch.topic_id}): `streamkit reset TOPOLOGY {view.name}` begins anew"
+                )
+        if not batches and not segments:
+            raise StateMissing(
+                f"view {view.name!r} has neither Segments nor a BatchView yet: run `streamkit worker TOPOLOGY` "
+                f"or `streamkit batch TOPOLOGY {view.name}`, with the same --data folder"
+            )
+        return segments, batches, topic
+
+    def _refresh(self) -> None:
+        now = time.monotonic()
+        if now - self._looked < self._stale_seconds:
+            return
+        self._store.refresh()
+        self._control.catch_up()
+        self._ends.clear()
+        self._topics.clear()
+        self._looked = now
+
+    def _segments(self, view: View, topic: TopicInfo) -> dict[int, Segments]:
+        found = self._store.get([view_key(view.name)])[0]
+        if found is None:
+            return {}
+        origin = _unpack_origin(found)
+        if origin.fingerprint != view.fingerprint:
+            raise DefinitionChanged(
+                f"view {view.name!r} was changed since its state was written (definition {view.fingerprint}, state "
+                f"{origin.fingerprint}): start the worker with this definition, or put the old one back"
+            )
+        if origin.topic_id != topic.id:
+            raise TopicChanged(
+                f"topic {topic.name!r} was deleted and made again since the state of view {view.name!r} was written "
+                f"(id {topic.id}, state {origin.topic_id}): `streamkit reset TOPOLOGY {view.name}` begins anew"
+            )
+        return {partition_of(at): _unpack_segments(v) for at, v in self._store.scan(*segments_range(view.name))}
+
+    def _topic(self, name: str) -> TopicInfo:
+        if name not in self._topics:
+            self._topics[name] = self._log.describe(name)
+        return self._topics[name]
+
+    def _lag(self, cut: Cut) -> int:
+        if cut.topic not in self._ends:
+            self._ends[cut.topic] = self._log.ends(cut.topic)
+        return sum(max(0, end - cut.offsets.get(p, 0)) for p, end in self._ends[cut.topic].items())
+
+    # -- parts --------------------------------------------------------------------------------------------------------
+
+    def _of_key(
+        self, view: View, seam: Seam, key: tuple[Any, ...], wanted: Sequence[tuple[int, int]] | None
+    ) -> tuple[list[tuple[Slot, State]], list[tuple[Slot, State]]]:
+        load = self._fold(view).load
+        batch = self._files.of_key(seam.batch, key) if seam.batch else ()
+        if wanted is None:
+            speed: Iterable[Pair] = (pair for part in self._speed(view, seam, key) for pair in part)
+        else:
+            speed = self._exactly(view, seam, [slot_key(Slot(key, *span)) for span in wanted])
+        chosen = None if wanted is None else {slot_key(Slot(key, *span)) for span in wanted}
+        return (
+            [(slot_of(s), load(v)) for s, v in batch if chosen is None or s in chosen],
+            [(slot_of(s), load(v)) for s, v in speed],
+        )
+
+    def _exactly(self, view: View, seam: Seam, slots: list[bytes]) -> Iterator[Pair]:
+        prefixes = [segment_prefix(view.name, p, start) for p, spans in seam.segments.items() for start, _ in spans]
+        keys = [(slot, prefix + slot) for prefix in prefixes for slot in slots]
+        found = self._store.get([at for _, at in keys])
+        return ((slot, state) for (slot, _), state in zip(keys, found, strict=True) if state is not None)
+
+    def _speed(self, view: View, seam: Seam, key: tuple[Any, ...] | None) -> Iterator[Iterator[Pair]]:
+        """Slots and states of each Segment, in order within it."""
+        for partition, spans in seam.segments.items():
+            for start, _ in spans:
+                prefix = segment_prefix(view.name, partition, start)
+                bounds = (prefix, next_prefix(prefix)) if key is None else key_range(prefix, key)
+                yield self._strip(len(prefix), bounds)
+
+    def _strip(self, length: int, bounds: tuple[bytes, bytes]) -> Iterator[Pair]:
+        return ((at[length:], state) for at, state in self._store.scan(*bounds))
+
+    def _pieces(
+        self, view: View, seam: Seam, key: tuple[Any, ...] | None
+    ) -> Iterator[tuple[Slot, list[tuple[Slot, State]], list[tuple[Slot, State]]]]:
+        """Each Slot of the whole, with what batch and speed hold of it: a merge of sorted parts, one key at a time."""
+        fold = self._fold(view)
+        of_batch: Iterable[Pair] = ()
+        if seam.batch is not None:
+            of_batch = self._files.all(seam.batch) if key is None else self._files.of_key(seam.batch, key)
+        tagged = [((slot, 0, state) for slot, state in of_batch)]
+        tagged += [((slot, 1, state) for slot, state in part) for part in self._speed(view, seam, key)]
+        for _, group in itertools.groupby(heapq.merge(*tagged), key=lambda item: item[0][:-16]):
+            parts = [(layer, slot_of(slot), fold.load(state)) for slot, layer, state in group]
+            batch = [(slot, state) for layer, slot, state in parts if layer == 0]
+            speed = [(slot, state) for layer, slot, state in parts if layer == 1]
+            for slot in sorted(fold.merge_slots([*batch, *speed])):
+                yield slot, _within(batch, slot), _within(speed, slot)
+
+    def _answer(
+        self,
+        view: View,
+        seam: Seam,
+        slot: Slot,
+        batch: list[tuple[Slot, State]],
+        speed: list[tuple[Slot, State]],
+    ) -> Answer:
+        fold = self._fold(view)
+        parts = [fold.merge_all(state for _, state in part) for part in (batch, speed)]
+        whole = fold.merge_all(p for p in parts if p is not None)
+        state = fold.zero() if whole is None else whole
+        return Answer(
+            view=view.name,
+            key=slot.key,
+            window=(slot.start, slot.end) if view.windowed else None,
+            value=fold.result(state),
+            cut=seam.cut,
+            lag=self._lag(seam.cut),
+            batch=None if parts[0] is None else fold.result(parts[0]),
+            speed=None if parts[1] is None else fold.result(parts[1]),
+            errors=fold.bounds(state),
+        )
+
+    def _fold(self, view: View) -> Fold:
+        if view.name not in self._folds:
+            self._folds[view.name] = Fold(view)
+        return self._folds[view.name]
+
+
+def _newest(view: View, topic: TopicInfo, segments: Mapping[int, Segments], batch: BatchView | None) -> Cut:
+    """The furthest Cut that Segments and BatchView reach together."""
+    offsets = {p: s.end for p, s in segments.items()}
+    for partition, offset in (batch.offsets if batch else {}).items():
+        offsets[partition] = max(offset, offsets.get(partition, 0))
+    return Cut(view.topic.name, topic.id, offsets)
+
+
+def _meet(view: View, segments: Mapping[int, Segments], batch: BatchView | None, cut: Cut) -> Seam:
+    """The Segments that lead from the BatchView to `cut`, per partition, without gap or overlap. Raises CutMismatch."""
+    used = {}
+    for partition, end in cut.offsets.items():
+        there = segments.get(partition)
+        if batch is None and there and not there.whole:
+            raise CutMismatch(f"{view.topic.name}/{partition}: {there} need a BatchView before them, and there is none")
+        start = batch.offsets.get(partition, 0) if batch else (there.all()[0][0] if there else end)
+        spans = there.after(start) if there else ()
+        spans = tuple(s for s in spans if s[1] <= end and s[0] < s[1])
+        reached = spans[-1][1] if spans else start
+        if reached != end:
+            by = f"BatchView {batch.id}" if batch else "the first Segment"
+            raise CutMismatch(
+                f"{view.topic.name}/{partition}: from {by} at {start} the Segments lead to {reached}, not to {end} "
+                f"({there or 'no Segments'})"
+            )
+        used[partition] = spans
+    return Seam(cut, batch, used)
+
+
+def _wanted(view: View, window: int | tuple[int, int] | None) -> list[tuple[int, int]] | None:
+    """The windows asked for; None where only the data can tell (sessions)."""
+    if not view.windowed:
+        if window is not None:
+            raise DefinitionError(f"view {view.name!r} has no windows; ask without one")
+        return [(0, 0)]
+    if window is None:
+        raise DefinitionError(f"view {view.name!r} has windows; give one, or scan() them")
+    if view.window.merges:
+        return None
+    if isinstance(window, int):
+        spans = view.window.assign(window)
+        if len(spans) > 1:
+            raise DefinitionError(f"view {view.name!r}: {len(spans)} windows hold {window}; give (start, end)")
+        return spans
+    if tuple(window) not in view.window.assign(window[0]):
+        raise DefinitionError(f"view {view.name!r}: {tuple(window)} is no window of {view.window.describe()}")
+    return [(window[0], window[1])]
+
+
+def _pick(
+    states: Mapping[Slot, State],
+    key: tuple[Any, ...],
+    wanted: list[tuple[int, int]] | None,
+    window: int | tuple[int, int] | None,
+) -> Slot:
+    """The Slot that was asked for; a session is the one that holds the moment, or that is just so long."""
+    if wanted is not None:
+        return Slot(key, *wanted[0])
+    assert window is not None
+    for slot in states:
+        exact = not isinstance(window, int) and (slot.start, slot.end) == tuple(window)
+        if exact or (isinstance(window, int) and slot.start <= window < slot.end):
+            return slot
+    return Slot(key, window, window) if isinstance(window, int) else Slot(key, *window)
+
+
+def _within(parts: list[tuple[Slot, State]], whole: Slot) -> list[tuple[Slot, State]]:
+    """The parts that went into `whole`: for sessions, all that lie in its span."""
+    return [(s, v) for s, v in parts if s.start >= whole.start and s.end <= whole.end]

@@ -1,0 +1,179 @@
+"""The store on RocksDB, by rocksdict. The only module that imports it.
+
+A Store holds the directory's lock. A StoreReader is a RocksDB secondary instance: it opens the primary's files from
+another process and follows its write-ahead log when it is refreshed.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import cast
+
+from rocksdict import (
+    AccessType,
+    BlockBasedOptions,
+    Cache,
+    DBCompressionType,
+    Options,
+    Rdict,
+    ReadOptions,
+    WriteBatch,
+)
+
+from streamkit.errors import StateError, StateLocked, StateMissing
+from streamkit.store.base import Write
+
+MIB = 1024 * 1024
+OWNER_NOTE = "worker.pid"
+"""A file beside the store in which its worker says who it is; shown to whoever finds the store locked."""
+
+
+class RocksStore:
+    """The Store in directory `path`, made where there is none. Raises StateLocked where another one holds it."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self._db = Rdict(str(self.path), _options(block_cache=96 * MIB))
+        except Exception as error:
+            raise self._unusable(error) from error
+
+    @classmethod
+    def open(cls, path: str | Path) -> RocksStore:
+        return cls(path)
+
+    def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        return cast("list[bytes | None]", self._db.get(list(keys)))
+
+    def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        return _scan(self._db, start, end)
+
+    def write(self, write: Write) -> None:
+        """Survives `kill -9`; after a power cut the last writes may be gone, as whole Writes from the end."""
+        batch = WriteBatch(raw_mode=True)
+        # RocksDB applies a batch in its order, so the order is Write's.
+        for start, end in write.ranges:
+            # A reversed range is refused only while it is applied, and then every later write fails too.
+            if start < end:
+                batch.delete_range(start, end)
+        for key in write.deletes:
+            batch.delete(key)
+        for key, value in write.puts:
+            batch.put(key, value)
+        self._db.write(batch)
+
+    def close(self) -> None:
+        self._db.close()
+
+    def _unusable(self, error: Exception) -> StateError:
+        if "lock" not in str(error).lower():
+            return StateError(f"state at {self.path} cannot be opened: {error}")
+        note = self.path.parent / OWNER_NOTE
+        owner = f" It says: {note.read_text(encoding='utf-8').strip()}." if note.is_file() else ""
+        return StateLocked(f"state at {self.path} is held by another process: is another worker running?{owner}")
+
+
+class RocksReader:
+    """A StoreReader of the Store at `path`, which another process may be writing, compacting or opening anew.
+
+    Several readers at once need a `secondary` directory each (RocksDB's own notes go there); without one, a temporary
+    directory is made and removed. Raises StateMissing where there is no Store.
+    """
+
+    def __init__(self, path: str | Path, secondary: str | Path | None = None) -> None:
+        self.path = Path(path)
+        self._temporary = TemporaryDirectory(prefix="streamkit-reader-") if secondary is None else None
+        self._secondary = str(secondary or cast("TemporaryDirectory[str]", self._temporary).name)
+        self._lock = threading.Lock()
+        try:
+            self._identity, self._db = self._open()
+        except StateError:
+            self._remove()
+            raise
+
+    def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        return cast("list[bytes | None]", self._db.get(list(keys)))
+
+    def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """A scan that has begun is not changed by `refresh`."""
+        return _scan(self._db, start, end)
+
+    def refresh(self) -> None:
+        """Raises StateMissing where the Store is gone; follows one that was removed and made again."""
+        with self._lock:
+            if _identity(self.path) != self._identity:
+                # Another database: its numbers start again, so catching up would see nothing new.
+                self._reopen()
+                return
+            try:
+                self._db.try_catch_up_with_primary()
+            except Exception:
+                # The primary deleted a file between its manifest being read and the file being opened.
+                self._reopen()
+
+    def close(self) -> None:
+        self._db.close()
+        self._remove()
+
+    def _reopen(self) -> None:
+        identity, db = self._open()
+        self._identity, self._db, old = identity, db, self._db
+        old.close()
+
+    def _open(self) -> tuple[bytes, Rdict]:
+        # Looked at first: RocksDB would make the missing directory.
+        if not (self.path / "CURRENT").is_file():
+            raise StateMissing(f"no state at {self.path}: has a worker run? `streamkit worker` makes it")
+        try:
+            access = AccessType.secondary(self._secondary)
+            return _identity(self.path), Rdict(str(self.path), _options(block_cache=32 * MIB), access_type=access)
+        except Exception as error:
+            raise StateError(f"state at {self.path} cannot be read: {error}") from error
+
+    def _remove(self) -> None:
+        if self._temporary is not None:
+            self._temporary.cleanup()
+
+
+def _identity(path: Path) -> bytes:
+    """RocksDB's id of a database, new whenever one is made."""
+    try:
+        return (path / "IDENTITY").read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
+def _scan(db: Rdict, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+    # The iterator is made here, not at the first `next`: it is the snapshot.
+    bounds = ReadOptions()
+    bounds.set_iterate_upper_bound(end)
+    return cast("Iterator[tuple[bytes, bytes]]", db.items(from_key=start, read_opt=bounds))
+
+
+def _options(*, block_cache: int) -> Options:
+    """Bounded memory: index and filters are in the block cache, and there are at most 3 write buffers."""
+    table = BlockBasedOptions()
+    table.set_block_cache(Cache(block_cache))
+    table.set_block_size(16 * 1024)
+    table.set_bloom_filter(10, False)
+    table.set_cache_index_and_filter_blocks(True)
+    table.set_pin_l0_filter_and_index_blocks_in_cache(True)
+    options = Options(raw_mode=True)
+    options.create_if_missing(True)
+    options.set_block_based_table_factory(table)
+    options.set_compression_type(DBCompressionType.lz4())
+    options.set_bottommost_compression_type(DBCompressionType.zstd())
+    options.set_level_compaction_dynamic_level_bytes(True)
+    options.set_write_buffer_size(64 * MIB)
+    options.set_max_write_buffer_number(3)
+    options.set_max_total_wal_size(128 * MIB)
+    options.set_max_background_jobs(2)
+    # A secondary must hold every file open, or the primary's compaction takes it away.
+    options.set_max_open_files(-1)
+    options.set_keep_log_file_num(2)
+    options.set_max_log_file_size(4 * MIB)
+    return options

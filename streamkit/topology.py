@@ -1,0 +1,244 @@
+"""Topologies: the registry of one application's topics, Views, Agents and Tables."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import polars as pl
+
+from streamkit.agent import Agent, AgentFunction
+from streamkit.aggregate import Aggregate
+from streamkit.codec import Codec, Json
+from streamkit.errors import DefinitionError
+from streamkit.table import Table
+from streamkit.topic import ErrorPolicy, Topic
+from streamkit.view import View
+from streamkit.window import Unbounded, Window
+
+Key = str | pl.Expr
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+
+
+class Topology:
+    """One application. Declaring is all it does: it knows no broker, opens nothing, and mistakes fail right here.
+
+    >>> import msgspec, streamkit as sk
+    >>> class Click(msgspec.Struct):
+    ...     campaign: str
+    ...     cents: int
+    >>> app = sk.Topology("ads")
+    >>> clicks = app.topic("clicks", value=Click)
+    >>> app.view("spend", clicks, key="camapign", aggregates={"cents": sk.Sum("cents")})
+    Traceback (most recent call last):
+    streamkit.errors.DefinitionError: view 'spend': Click has no field 'camapign'; did you mean 'campaign'?
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = _checked_name("topology", name)
+        self.topics: dict[str, Topic] = {}
+        self.views: dict[str, View] = {}
+        self.agents: dict[str, Agent] = {}
+        self.tables: dict[str, Table] = {}
+
+    def topic(
+        self,
+        name: str,
+        *,
+        value: Any,
+        timestamp: str | None = None,
+        key: str | None = None,
+        partitions: int = 4,
+        errors: ErrorPolicy = "dead_letter",
+        codec: Codec | None = None,
+    ) -> Topic:
+        """Declare a topic: see `Topic`. Raises DefinitionError."""
+        self._refuse_twice("topic", name, self.topics)
+        topic = Topic(name, value, timestamp, key, partitions, errors, codec or Json())
+        self.topics[name] = topic
+        return topic
+
+    def view(
+        self,
+        name: str,
+        topic: Topic,
+        *,
+        key: Key | Sequence[Key],
+        aggregates: Mapping[str, Aggregate[Any, Any]],
+        window: Window | None = None,
+        where: pl.Expr | None = None,
+    ) -> View:
+        """Declare a View of a topic of this Topology.
+
+        `key` is a field, a polars expression with a name (`.alias("...")`), or several of them; `where` keeps the
+        records for which it is true; without `window` a key has one state for all time. Raises DefinitionError.
+        """
+        _checked_name("view", name)
+        self._refuse_twice("view", name, self.views)
+        self._own(topic, f"view {name!r}")
+        try:
+            types = topic.schema.types()
+            bound = {n: _bind(n, a, topic, types) for n, a in aggregates.items()}
+            view = View(name, topic, _keys(topic, key), window or Unbounded(), where, bound)
+        except DefinitionError as error:
+            raise DefinitionError(f"view {name!r}: {error}") from None
+        view.check()
+        self.views[name] = view
+        return view
+
+    def agent(
+        self, topic: Topic, *, out: Topic | None = None, name: str | None = None, concurrency: int = 1
+    ) -> Callable[[AgentFunction], Agent]:
+        """Declare the decorated `async def f(events)` as an Agent over a topic's events. Raises DefinitionError."""
+
+        def declare(function: AgentFunction) -> Agent:
+            own = _checked_name("agent", name or function.__name__)
+            self._refuse_twice("agent", own, self.agents)
+            for used in filter(None, (topic, out)):
+                self._own(used, f"agent {own!r}")
+            if concurrency < 1:
+                raise DefinitionError(f"agent {own!r}: concurrency must be 1 or more, got {concurrency}")
+            self.agents[own] = Agent(own, topic, function, out, concurrency)
+            return self.agents[own]
+
+        return declare
+
+    def table(
+        self, name: str, *, default: Callable[[], Any] | None = None, value: Any = None, pickle: bool = False
+    ) -> Table:
+        """Declare a Table for this Topology's agents; `value` defaults to the type that `default` is."""
+        _checked_name("table", name)
+        self._refuse_twice("table", name, self.tables)
+        guessed = default if isinstance(default, type) and not pickle else Any
+        self.tables[name] = Table(name, default, value if value is not None else guessed, pickle)
+        return self.tables[name]
+
+    def sources(self) -> dict[str, Topic]:
+        """The topics that some View or Agent reads."""
+        read = {v.topic.name for v in self.views.values()} | {a.topic.name for a in self.agents.values()}
+        return {name: topic for name, topic in self.topics.items() if name in read}
+
+    def views_of(self, topic: str) -> list[View]:
+        return [v for v in self.views.values() if v.topic.name == topic]
+
+    def agents_of(self, topic: str) -> list[Agent]:
+        return [a for a in self.agents.values() if a.topic.name == topic]
+
+    def find_view(self, name: str) -> View:
+        """Raises DefinitionError with the names that there are."""
+        return _find("view", name, self.views, self.name)
+
+    def find_topic(self, name: str) -> Topic:
+        """Raises DefinitionError with the names that there are."""
+        return _find("topic", name, self.topics, self.name)
+
+    def _own(self, topic: Topic, user: str) -> None:
+        if self.topics.get(topic.name) is not topic:
+            raise DefinitionError(f"{user}: topic {topic.name!r} is not of topology {self.name!r}; make it by app.topic")
+
+    def _refuse_twice(self, kind: str, name: str, having: Mapping[str, object]) -> None:
+        if name in having:
+            raise DefinitionError(f"topology {self.name!r} has a {kind} {name!r} already; give this one another name")
+
+
+def load_topology(spec: str) -> Topology:
+    """The Topology at `file.py`, `file.py:attribute` or `module:attribute`. Raises DefinitionError."""
+    target, _, attribute = spec.partition(":")
+    module = _import_file(Path(target)) if target.endswith(".py") else _import_module(target, spec)
+    found = {name: item for name, item in vars(module).items() if isinstance(item, Topology)}
+    if attribute:
+        if attribute not in found:
+            raise DefinitionError(f"{target} has no Topology {attribute!r}; it has {', '.join(found) or 'none'}")
+        return found[attribute]
+    distinct = {id(t): name for name, t in found.items()}
+    if len(distinct) != 1:
+        raise DefinitionError(_which(target, {name: found[name] for name in distinct.values()}))
+    return next(iter(found.values()))
+
+
+def _which(target: str, found: Mapping[str, Topology]) -> str:
+    if not found:
+        return f'{target} defines no Topology; it should say: app = streamkit.Topology("name")'
+    names = [t.name for t in found.values()]
+    if len(set(names)) < len(names):
+        same = next(n for n in names if names.count(n) > 1)
+        return f"{target} has two topologies named {same!r}; they would share their state: rename one"
+    return f"{target} has several topologies: say which: {' or '.join(f'{target}:{name}' for name in found)}"
+
+
+def _import_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise DefinitionError(f"there is no file {path}; TOPOLOGY is file.py, file.py:attribute or module:attribute")
+    resolved = path.resolve()
+    name = resolved.stem
+    known = sys.modules.get(name)
+    if known is not None and getattr(known, "__file__", None) == str(resolved):
+        return known
+    if known is not None:  # another module has the name: `import json` must go on meaning what it did
+        name = f"streamkit_topology_{name}"
+    spec = importlib.util.spec_from_file_location(name, resolved)
+    if spec is None or spec.loader is None:
+        raise DefinitionError(f"{path} cannot be imported as a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    if str(resolved.parent) not in sys.path:
+        sys.path.insert(0, str(resolved.parent))
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _import_module(name: str, spec: str) -> ModuleType:
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and name.startswith(error.name):
+            raise DefinitionError(f"there is no module {name!r} (for {spec!r}); a file is given as path/file.py") from None
+        raise
+
+
+def _keys(topic: Topic, key: Key | Sequence[Key]) -> dict[str, pl.Expr]:
+    parts = [key] if isinstance(key, str | pl.Expr) else list(key)
+    if not parts:
+        raise DefinitionError('key is empty; name a field, for example key="campaign_id"')
+    named: dict[str, pl.Expr] = {}
+    for part in parts:
+        name = part if isinstance(part, str) else part.meta.output_name()
+        if isinstance(part, str):
+            _ = topic.schema[part]
+        if name in named:
+            raise DefinitionError(f"two key parts are named {name!r}; rename one by .alias(...)")
+        named[name] = pl.col(part) if isinstance(part, str) else part
+    return named
+
+
+def _bind(name: str, aggregate: Aggregate[Any, Any], topic: Topic, types: Mapping[str, Any]) -> Aggregate[Any, Any]:
+    if not isinstance(aggregate, Aggregate):
+        raise DefinitionError(f"aggregate {name!r} must be an Aggregate such as sk.Count(), got {aggregate!r}")
+    for field in aggregate.fields:
+        if not field.startswith("__"):
+            _ = topic.schema[field]
+    return aggregate.bind(types)
+
+
+def _find(kind: str, name: str, having: Mapping[str, Any], topology: str) -> Any:
+    if name not in having:
+        raise DefinitionError(f"topology {topology!r} has no {kind} {name!r}; it has {', '.join(having) or 'none'}")
+    return having[name]
+
+
+def _checked_name(kind: str, name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise DefinitionError(f"{kind} name {name!r}: use 1 to 100 letters, digits, '_', '.' and '-', a letter first")
+    return name
