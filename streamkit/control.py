@@ -81,7 +81,8 @@ class Reset(msgspec.Struct, frozen=True, tag="reset"):
 Message = SealRequest | Sealed | BatchView | Reset
 
 encode = msgspec.json.Encoder().encode
-decode = msgspec.json.Decoder(Message).decode
+_decoder: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
+decode = _decoder.decode
 
 
 class Published:

@@ -4,6 +4,7 @@
     ├── DefinitionError        a topology, topic, view or agent is declared wrongly; raised at import
     ├── BadRecord              a record's bytes are not a value of its topic
     ├── AgentFailed            an agent raised and its topic's error policy is `fail`
+    ├── AgentStalled           an agent has not acknowledged its events in time
     ├── LogError               the broker or a topic is not what was expected
     │   ├── BrokerUnreachable
     │   ├── TopicMissing
@@ -41,6 +42,10 @@ class BadRecord(StreamkitError):
 
 class AgentFailed(StreamkitError):
     """An agent raised on an event and the topic's error policy is `fail`."""
+
+
+class AgentStalled(StreamkitError):
+    """An agent has not acknowledged its events in time."""
 
 
 class LogError(StreamkitError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,5 +38,16 @@ class DataFolder:
 
     @property
     def worker(self) -> Path:
-        """A note of the worker that runs here."""
+        """A note of the worker that runs here, or ran last; locked while it runs."""
         return self.root / self.topology / "worker.json"
+
+    def worker_runs(self) -> bool:
+        """True while a worker holds the state."""
+        try:
+            with self.worker.open() as note:
+                fcntl.flock(note, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False

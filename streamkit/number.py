@@ -228,7 +228,7 @@ class Floats(_ScaledNumber):
         finite = all(map(math.isfinite, sizes))
         if not (finite and min(sizes) > 2.0**-480 and max(sizes) < 2.0**480):  # else a product may under- or overflow
             return cast("Scaled", super().squares(values))
-        parts = []
+        parts: list[float] = []
         for size in sizes:
             far = size * _SPLIT
             high = far - (far - size)

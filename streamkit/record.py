@@ -37,7 +37,10 @@ class Record:
 
 
 class Chunk(Protocol):
-    """Records of one partition in offset order, as parallel columns; offsets may have gaps (control records, compaction)."""
+    """Records of one partition in offset order, as parallel columns.
+
+    Offsets may have gaps (control records, compaction).
+    """
 
     @property
     def source(self) -> TopicPartition: ...

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import polars as pl
 
@@ -23,6 +23,7 @@ from streamkit.view import View
 from streamkit.window import Unbounded, Window
 
 Key = str | pl.Expr
+T = TypeVar("T")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 
@@ -140,7 +141,9 @@ class Topology:
 
     def _own(self, topic: Topic, user: str) -> None:
         if self.topics.get(topic.name) is not topic:
-            raise DefinitionError(f"{user}: topic {topic.name!r} is not of topology {self.name!r}; make it by app.topic")
+            raise DefinitionError(
+                f"{user}: topic {topic.name!r} is not of topology {self.name!r}; make it by app.topic"
+            )
 
     def _refuse_twice(self, kind: str, name: str, having: Mapping[str, object]) -> None:
         if name in having:
@@ -204,7 +207,9 @@ def _import_module(name: str, spec: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and name.startswith(error.name):
-            raise DefinitionError(f"there is no module {name!r} (for {spec!r}); a file is given as path/file.py") from None
+            raise DefinitionError(
+                f"there is no module {name!r} (for {spec!r}); a file is given as path/file.py"
+            ) from None
         raise
 
 
@@ -232,7 +237,7 @@ def _bind(name: str, aggregate: Aggregate[Any, Any], topic: Topic, types: Mappin
     return aggregate.bind(types)
 
 
-def _find(kind: str, name: str, having: Mapping[str, Any], topology: str) -> Any:
+def _find(kind: str, name: str, having: Mapping[str, T], topology: str) -> T:
     if name not in having:
         raise DefinitionError(f"topology {topology!r} has no {kind} {name!r}; it has {', '.join(having) or 'none'}")
     return having[name]

@@ -19,7 +19,6 @@ from streamkit.errors import DefinitionError, StreamkitError
 from streamkit.topic import Topic
 from streamkit.window import Unbounded, Window
 
-KEY_TYPES = (pl.String, pl.Boolean, pl.Binary, *sorted(pl.datatypes.group.INTEGER_DTYPES, key=str))
 
 
 @dataclass(frozen=True)
@@ -52,9 +51,7 @@ class Answers(Protocol):
 
     def get(self, view: View, key: tuple[Any, ...], window: int | tuple[int, int] | None) -> Answer: ...
 
-    def scan(
-        self, view: View, key: tuple[Any, ...] | None, start: int | None, end: int | None
-    ) -> Iterator[Answer]: ...
+    def scan(self, view: View, key: tuple[Any, ...] | None, start: int | None, end: int | None) -> Iterator[Answer]: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +136,7 @@ class View:
 
     def _check_keys(self) -> None:
         for name, kind in self.key_types.items():
-            if not isinstance(kind, KEY_TYPES):
+            if not (kind.is_integer() or kind in (pl.String, pl.Boolean, pl.Binary)):
                 raise DefinitionError(f"key {name!r} is {kind}; a key is text, a whole number, bool or bytes")
 
     def key(self, *parts: Any) -> tuple[Any, ...]:

@@ -24,14 +24,6 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from streamkit.store.batchfile import (
-    COUNTS,
-    bucket_count,
-    read_counts,
-    read_partial,
-    write_bucket,
-    write_partial,
-)
 from streamkit.batch.plan import Plan, Split
 from streamkit.checkpoint import slot_of
 from streamkit.control import File
@@ -41,6 +33,14 @@ from streamkit.log.base import Log
 from streamkit.log.kafka import KafkaLog
 from streamkit.record import TopicPartition
 from streamkit.settings import Connection
+from streamkit.store.batchfile import (
+    COUNTS,
+    bucket_count,
+    read_counts,
+    read_partial,
+    write_bucket,
+    write_partial,
+)
 from streamkit.topology import load_topology
 from streamkit.view import View
 
@@ -155,7 +155,7 @@ class Inline:
 
 @dataclass(frozen=True)
 class Processes:
-    """Tasks in processes of their own, each of which imports the topology again. `topology` is as on the command line."""
+    """Tasks in processes of their own, each of which imports the topology (named as on the command line) again."""
 
     topology: str
     view: str

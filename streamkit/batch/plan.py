@@ -63,7 +63,13 @@ class Plan(msgspec.Struct, frozen=True):
         return sorted(splits, key=lambda s: (s.start, s.partition))
 
 
-def make_plan(view: View, cut: Cut, log_starts: Mapping[int, int], counted_from: Mapping[int, int]) -> Plan:
+def make_plan(
+    view: View,
+    cut: Cut,
+    log_starts: Mapping[int, int],
+    counted_from: Mapping[int, int],
+    split_records: int = SPLIT_RECORDS,
+) -> Plan:
     """The plan that recomputes `view` at `cut`.
 
     `counted_from` tells down to where older results (a BatchView, or the worker's Segments) have counted. Raises
@@ -79,4 +85,4 @@ def make_plan(view: View, cut: Cut, log_starts: Mapping[int, int], counted_from:
                 f"the View starts at the log's start"
             )
     starts = {p: min(log_starts.get(p, 0), end) for p, end in cut.offsets.items()}
-    return Plan(view.name, view.fingerprint, cut.topic, cut.topic_id, starts, dict(cut.offsets))
+    return Plan(view.name, view.fingerprint, cut.topic, cut.topic_id, starts, dict(cut.offsets), split_records)

@@ -37,7 +37,7 @@ def metadata_request() -> bytes:
 
     Fields (Kafka protocol guide, request header v1): api key, api version, correlation id, client id; then the topics.
 
-    >>> metadata_request().hex(" ", 2)
+    >>> metadata_request().hex(" ", -2)
     '0000 0017 0003 0002 0000 0007 0009 7374 7265 616d 6b69 7400 0000 00'
     """
     client = b"streamkit"

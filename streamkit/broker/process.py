@@ -9,6 +9,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from streamkit.errors import BrokerError
+
 POLL_SECONDS = 0.05
 
 
@@ -37,12 +39,16 @@ def start_time(pid: int) -> str | None:
 
 
 def end(pid: int, started: str, *, timeout_seconds: float) -> bool:
-    """SIGTERM, then SIGKILL after `timeout_seconds`; True where the first was enough."""
+    """SIGTERM, then SIGKILL after `timeout_seconds`; True where the first was enough.
+
+    Raises BrokerError where the process outlives both, as one does that hangs in a disk that does not answer.
+    """
     os.kill(pid, signal.SIGTERM)
     if _gone(pid, started, timeout_seconds):
         return True
     os.kill(pid, signal.SIGKILL)
-    _gone(pid, started, 10.0)
+    if not _gone(pid, started, 10.0):
+        raise BrokerError(f"the broker (pid {pid}) is still there 10 s after SIGKILL: look at the disk its data are on")
     return False
 
 

@@ -29,6 +29,9 @@ SINGLE_NODE: Mapping[str, str] = {
     "group.consumer.session.timeout.ms": "10000",
     "group.consumer.min.heartbeat.interval.ms": "1000",
     "group.consumer.heartbeat.interval.ms": "3000",
+    # After a kill -9 the controller lets the broker in again only when its old session has run out: 9 s by default.
+    "broker.heartbeat.interval.ms": "500",
+    "broker.session.timeout.ms": "4000",
     # A slip in a topic's name is an error, not an empty topic. How long records live is each topic's own setting.
     "auto.create.topics.enable": "false",
     # Small on disk and in memory: 256 MiB segments need at most 0.8 MB of index; the cleaner takes 128 MiB by default.

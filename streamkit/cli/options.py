@@ -84,5 +84,3 @@ def create_topics(log: Log, topology: Topology) -> dict[str, bool]:
 
 def is_empty(log: Log, topic: str) -> bool:
     return all(log.starts(topic)[p] == end for p, end in log.ends(topic).items())
-
-

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import groupby
 from typing import Any, TypeVar
 
@@ -43,7 +43,8 @@ class KafkaLog:
         self._admin: AdminClient = self._client(AdminClient, {}, {})
 
     def describe(self, topic: str) -> TopicInfo:
-        return _info(self._describe([topic])[0])
+        description = self._describe(topic)
+        return TopicInfo(description.name, str(description.topic_id), len(description.partitions))
 
     def topics(self) -> list[str]:
         names = self._ask("topics", lambda: self._admin.list_topics(timeout=REQUEST_SECONDS)).topics
@@ -54,25 +55,27 @@ class KafkaLog:
             raise LogError(f"topic {topic}: expected at least 1 partition, got {partitions}")
         # Replication factor -1 is the broker's own default.
         new = NewTopic(topic, num_partitions=partitions, replication_factor=-1, config=dict(config or {}))
-        future = self._admin.create_topics([new], request_timeout=REQUEST_SECONDS)[topic]
-        try:
-            future.result()
-        except KafkaException as failure:
-            if failure.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                raise self._error(failure, f"topic {topic}") from failure
-        return self._wait(topic, self._settled)
+
+        def request() -> None:
+            try:
+                self._admin.create_topics([new], request_timeout=REQUEST_SECONDS)[topic].result()
+            except KafkaException as failure:
+                if failure.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                    raise
+
+        self._ask(f"topic {topic}", request)
+        self._wait(topic, there=True)
+        return self.describe(topic)
 
     def delete(self, topic: str) -> None:
-        future = self._admin.delete_topics([topic], request_timeout=REQUEST_SECONDS)[topic]
-        self._ask(f"topic {topic}", future.result)
-        self._wait(topic, self._gone)
+        delete = partial(self._admin.delete_topics, [topic], request_timeout=REQUEST_SECONDS)
+        self._ask(f"topic {topic}", lambda: delete()[topic].result())
+        self._wait(topic, there=False)
 
     def delete_records(self, topic: str, before: Mapping[int, int]) -> None:
-        places = [Place(topic, number, offset) for number, offset in before.items()]
-        futures = self._admin.delete_records(places, request_timeout=REQUEST_SECONDS)
-        for place, future in futures.items():
-            about = f"{topic}/{place.partition}: cannot delete records before {before[place.partition]}"
-            self._ask(about, future.result)
+        for number, offset in before.items():
+            request = partial(self._delete_below, Place(topic, number, offset))
+            self._ask(f"{topic}/{number}: cannot delete records before {offset}", request)
 
     def starts(self, topic: str) -> dict[int, int]:
         return self._offsets(topic, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
@@ -82,7 +85,7 @@ class KafkaLog:
 
     def reader(self, positions: Mapping[TopicPartition, int], *, group: str | None = None) -> KafkaReader:
         """Raises TopicMissing, TopicChanged and BrokerUnreachable at once, not at the first poll."""
-        counts = {d.name: len(d.partitions) for d in self._describe(sorted({source.topic for source in positions}))}
+        counts = {topic: self.describe(topic).partitions for topic in {source.topic for source in positions}}
         for source in positions:
             if not 0 <= source.partition < counts[source.topic]:
                 raise TopicChanged(f"{source}: the topic has {counts[source.topic]} partitions, numbered from 0")
@@ -106,60 +109,58 @@ class KafkaLog:
             raise LogError(f"Kafka client settings: {reason}; see librdkafka's CONFIGURATION.md") from failure
 
     def _ask(self, about: str, request: Callable[[], T]) -> T:
-        try:
-            return request()
-        except KafkaException as failure:
-            raise self._error(failure, about) from failure
-        finally:
-            # Hands librdkafka's log lines on; they pile up in its queue otherwise.
-            self._admin.poll(0)
+        """Ask again while leadership moves, as it does for some milliseconds after a topic was made."""
+        deadline = time.monotonic() + REQUEST_SECONDS
+        while True:
+            try:
+                return request()
+            except KafkaException as failure:
+                if failure.args[0].name() not in client.MOVING or time.monotonic() > deadline:
+                    raise self._error(failure, about) from failure
+                time.sleep(0.02)
+            finally:
+                # Hands librdkafka's log lines on; they pile up in its queue otherwise.
+                self._admin.poll(0)
 
     def _error(self, failure: KafkaException | KafkaError, about: str) -> LogError:
         error: KafkaError = failure.args[0] if isinstance(failure, KafkaException) else failure
         return client.log_error(error.name(), error.str(), about, self.connection.brokers)
 
-    def _describe(self, topics: list[str]) -> list[TopicDescription]:
-        if not topics:
-            return []
-        futures = self._admin.describe_topics(TopicCollection(topics), request_timeout=REQUEST_SECONDS)
-        return [self._ask(f"topic {topic}", future.result) for topic, future in futures.items()]
+    def _describe(self, topic: str) -> TopicDescription:
+        wanted = TopicCollection([topic])
+        describe = partial(self._admin.describe_topics, wanted, request_timeout=REQUEST_SECONDS)
+        description: TopicDescription = self._ask(f"topic {topic}", lambda: describe()[topic].result())
+        return description
+
+    def _delete_below(self, place: Place) -> None:
+        self._admin.delete_records([place], request_timeout=REQUEST_SECONDS)[place].result()
 
     def _offsets(self, topic: str, spec: OffsetSpec) -> dict[int, int]:
         places = {Place(topic, number): spec for number in range(self.describe(topic).partitions)}
-        futures: Mapping[Place, Future[Any]] = self._admin.list_offsets(
-            places, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=REQUEST_SECONDS
-        )
-        return {p.partition: self._ask(f"topic {topic}", f.result).offset for p, f in futures.items()}
 
-    def _wait(self, topic: str, look: Callable[[str], TopicInfo | None]) -> TopicInfo:
+        def request() -> dict[int, int]:
+            futures: Mapping[Place, Future[Any]] = self._admin.list_offsets(
+                places, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=REQUEST_SECONDS
+            )
+            return {place.partition: future.result().offset for place, future in futures.items()}
+
+        return self._ask(f"topic {topic}", request)
+
+    def _wait(self, topic: str, *, there: bool) -> None:
         """The controller acknowledges a topic before the brokers know of it."""
         deadline = time.monotonic() + REQUEST_SECONDS
-        while time.monotonic() < deadline:
-            info = look(topic)
-            if info is not None:
-                return info
+        while self._is_led(topic) is not there:
+            if time.monotonic() > deadline:
+                brokers = self.connection.brokers
+                raise LogError(f"topic {topic}: the brokers at {brokers} do not agree on it after {REQUEST_SECONDS} s")
             time.sleep(0.02)
-        brokers = self.connection.brokers
-        raise LogError(f"topic {topic}: the brokers at {brokers} do not agree on it after {REQUEST_SECONDS} s")
 
-    def _settled(self, topic: str) -> TopicInfo | None:
+    def _is_led(self, topic: str) -> bool:
         try:
-            description = self._describe([topic])[0]
+            partitions = self._describe(topic).partitions
         except TopicMissing:
-            return None
-        led = all(p.leader is not None and p.leader.id >= 0 for p in description.partitions)
-        return _info(description) if led else None
-
-    def _gone(self, topic: str) -> TopicInfo | None:
-        try:
-            self._describe([topic])
-        except TopicMissing:
-            return TopicInfo(topic, "", 0)
-        return None
-
-
-def _info(description: TopicDescription) -> TopicInfo:
-    return TopicInfo(description.name, str(description.topic_id), len(description.partitions))
+            return False
+        return all(p.leader is not None and p.leader.id >= 0 for p in partitions)
 
 
 class MessageChunk:
@@ -199,7 +200,7 @@ class KafkaReader:
 
     def __init__(self, log: KafkaLog, positions: Mapping[TopicPartition, int], group: str | None) -> None:
         self._log, self._positions, self._group = log, dict(positions), group
-        self._several = len({source.topic for source in positions}) > 1
+        self._one_topic = len({source.topic for source in positions}) == 1
         self._failures: dict[TopicPartition | None, LogError] = {}
         self._down = False
         callbacks = {"error_cb": self._on_error, "on_commit": _on_commit}
@@ -232,10 +233,10 @@ class KafkaReader:
     def seek(self, source: TopicPartition, offset: int) -> None:
         if source not in self._positions:
             raise LogError(f"{source}: not read by this reader, which reads {', '.join(map(str, self._positions))}")
-        try:
-            self._consumer.seek(Place(source.topic, source.partition, offset))
-        except KafkaException as failure:
-            raise self._log._error(failure, f"{source}: seek to {offset}") from failure
+        # Taken away and given back: `Consumer.seek` is refused once an error has stopped the partition's fetch.
+        place = Place(source.topic, source.partition, offset)
+        self._consumer.incremental_unassign([place])
+        self._consumer.incremental_assign([place])
         self._positions[source] = offset
         self._failures.pop(source, None)
 
@@ -268,9 +269,8 @@ class KafkaReader:
 
     def _chunks(self, messages: list[Message]) -> list[Chunk]:
         """Group by partition. A fetch comes as long runs of one partition: cut runs, do not sort records."""
-        marks: list[Any] = list(map(Message.partition, messages))
-        if self._several:
-            marks = list(zip(map(Message.topic, messages), marks, strict=True))
+        numbers = map(Message.partition, messages)
+        marks: list[Any] = list(numbers if self._one_topic else zip(map(Message.topic, messages), numbers, strict=True))
         groups: dict[Any, list[Message]] = {}
         if marks.count(marks[0]) == len(marks):
             groups[marks[0]] = messages

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from streamkit.checkpoint import key_range
+from streamkit.checkpoint import Slot, key_range, slot_of
 from streamkit.control import BatchView, File
 from streamkit.errors import StateMissing
+from streamkit.fold import Fold, State
 from streamkit.store.batchfile import BucketFile, checksum, key_hash
 
 _KEPT_SLOTS = 1_000_000
@@ -62,3 +63,9 @@ class BatchFiles:
                 f"run `streamkit batch` again"
             )
         return BucketFile(path)
+
+
+def states_of(fold: Fold, folder: Path, files: Sequence[File]) -> Iterator[tuple[Slot, State]]:
+    """All states of a batch result, published or not, in order of their keys' bytes."""
+    view = fold.view.name
+    return ((slot_of(slot), fold.load(state)) for slot, state in BatchFiles(folder).read(view, files))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from streamkit.errors import StateMissing
 from streamkit.folder import DataFolder
+from streamkit.log.base import Log
 from streamkit.log.kafka import KafkaLog
 from streamkit.serving.merge import Serving
 from streamkit.settings import Connection
@@ -34,11 +35,18 @@ def connect(
     `brokers`, `data` and `client_config` default to STREAMKIT_BROKERS, STREAMKIT_DATA and STREAMKIT_CLIENT_CONFIG;
     `stale_seconds` is how old an Answer's look at the state may be (0: ask anew each time). Raises BrokerUnreachable.
     """
-    folder = DataFolder.of(topology.name, data)
+    with (
+        closing(KafkaLog(Connection.from_environment(brokers, client_config))) as log,
+        open_serving(topology, log, DataFolder.of(topology.name, data), stale_seconds=stale_seconds) as serving,
+    ):
+        yield serving
+
+
+@contextmanager
+def open_serving(topology: Topology, log: Log, folder: DataFolder, *, stale_seconds: float = 0.0) -> Iterator[Serving]:
+    """As `connect`, on a log that is open."""
     with ExitStack() as closers:
-        log = closers.enter_context(closing(KafkaLog(Connection.from_environment(brokers, client_config))))
-        store = _state(folder)
-        serving = Serving(log, topology.name, folder.batch, store, stale_seconds=stale_seconds)
+        serving = Serving(log, topology.name, folder.batch, _state(folder), stale_seconds=stale_seconds)
         closers.callback(serving.close)
         for view in topology.views.values():
             view.connect(serving)

@@ -35,7 +35,7 @@ from streamkit.checkpoint import (
     slot_of,
     view_key,
 )
-from streamkit.control import BatchView, File
+from streamkit.control import BatchView
 from streamkit.cut import Cut
 from streamkit.errors import CutMismatch, DefinitionChanged, DefinitionError, StateMissing, TopicChanged
 from streamkit.fold import Fold, State
@@ -122,7 +122,7 @@ class Serving:
             yield slot, state
 
     def seam_at(self, view: View, cut: Cut) -> Seam:
-        """The Seam whose Cut is `cut`, which lies in the past: for the proof. Raises CutMismatch where there is none."""
+        """The Seam whose Cut is `cut`, which may lie in the past: for the proof. Raises CutMismatch."""
         with self._lock:
             segments, batches, _ = self._see(view)
             reasons = []
@@ -132,11 +132,6 @@ class Serving:
                 except CutMismatch as error:
                     reasons.append(str(error))
             raise CutMismatch(f"view {view.name!r} cannot be merged at {cut}: {'; '.join(reasons)}")
-
-    def result(self, view: View, files: Sequence[File]) -> Iterator[tuple[Slot, State]]:
-        """All states of a batch result that need not be published, in order of their keys' bytes."""
-        load = self._fold(view).load
-        return ((slot_of(slot), load(state)) for slot, state in self._files.read(view.name, files))
 
     def segments(self, view: View) -> Mapping[int, Segments]:
         """The worker's Segments by partition, empty where no worker has run."""
@@ -316,7 +311,7 @@ def _meet(view: View, segments: Mapping[int, Segments], batch: BatchView | None,
         there = segments.get(partition)
         if batch is None and there and not there.whole:
             raise CutMismatch(f"{view.topic.name}/{partition}: {there} need a BatchView before them, and there is none")
-        start = batch.offsets.get(partition, 0) if batch else (there.all()[0][0] if there else end)
+        start = batch.offsets.get(partition, 0) if batch else (there.all()[0][0] if there else 0)
         spans = there.after(start) if there else ()
         spans = tuple(s for s in spans if s[1] <= end and s[0] < s[1])
         reached = spans[-1][1] if spans else start

@@ -24,12 +24,8 @@ from faust.app.base import BootStrategy
 from mode.utils.trees import Node
 
 from streamkit.agent import Agent
-from streamkit.errors import AgentFailed, DefinitionError, StreamkitError
+from streamkit.errors import AgentFailed, AgentStalled, DefinitionError, StreamkitError
 from streamkit.speed.events import Event, EventBatch, Events
-
-
-class AgentStalled(StreamkitError):
-    """An agent has not acknowledged its events in time."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from streamkit.agent import Agent
 from streamkit.checkpoint import FORMAT_KEY, FORMAT_VERSION, agent_key
 from streamkit.control import BatchView, Message, Sealed, SealRequest
 from streamkit.deadletter import REPLAY_AGENT, DeadLetter, Kind
-from streamkit.errors import AgentFailed, BadRecord, StateError, TopicMissing
+from streamkit.errors import AgentFailed, AgentStalled, BadRecord, StateError, TopicMissing
 from streamkit.fold import Decoded, Rejected, decode
 from streamkit.log.base import Log
 from streamkit.log.control import ControlTopic
@@ -41,6 +41,7 @@ from streamkit.topology import Topology
 logger = logging.getLogger(__name__)
 KEEP_FOREVER = {"retention.ms": "-1"}
 _NUMBER = 8
+_STALLED_SECONDS = 10.0
 
 
 @dataclass(slots=True)
@@ -187,8 +188,16 @@ class Worker:
         """Step 1: agents are done with what they were fed; outputs and dead letters are on the log."""
         for task in self._views.values():
             self._reject("view", task.view.name, task.view.topic, task.fold_waiting())
-        self._host.drain()
+        self._drain()
         self._writer.flush()
+
+    def _drain(self) -> None:
+        """Wait for the agents for as long as they take, and say so where that is long."""
+        while True:
+            try:
+                return self._host.drain(_STALLED_SECONDS)
+            except AgentStalled as stalled:
+                logger.warning("%s", stalled)
 
     def commit(self) -> None:
         """Step 2: one Write."""

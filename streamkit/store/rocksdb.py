@@ -120,9 +120,8 @@ class RocksReader:
         self._remove()
 
     def _reopen(self) -> None:
-        identity, db = self._open()
-        self._identity, self._db, old = identity, db, self._db
-        old.close()
+        # The old one is not closed but let go: threads may be in the middle of it, and it ends with the last of them.
+        self._identity, self._db = self._open()
 
     def _open(self) -> tuple[bytes, Rdict]:
         # Looked at first: RocksDB would make the missing directory.
@@ -151,7 +150,14 @@ def _scan(db: Rdict, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
     # The iterator is made here, not at the first `next`: it is the snapshot.
     bounds = ReadOptions()
     bounds.set_iterate_upper_bound(end)
-    return cast("Iterator[tuple[bytes, bytes]]", db.items(from_key=start, read_opt=bounds))
+    return _holding(cast("Iterator[tuple[bytes, bytes]]", db.items(from_key=start, read_opt=bounds)), bounds)
+
+
+def _holding(items: Iterator[tuple[bytes, bytes]], bounds: ReadOptions) -> Iterator[tuple[bytes, bytes]]:
+    """The items, with their bounds kept alive: RocksDB reads the upper bound where it lies in `bounds`, and once that
+    is freed and written over, a scan ends early (seen: the last of four entries was missing)."""
+    yield from items
+    del bounds
 
 
 def _options(*, block_cache: int) -> Options:

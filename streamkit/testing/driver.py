@@ -23,6 +23,7 @@ from streamkit.log.control import ControlTopic
 from streamkit.log.memory import MemoryLog
 from streamkit.log.scan import read_all
 from streamkit.record import Headers, Record
+from streamkit.serving.batches import states_of
 from streamkit.serving.merge import Serving
 from streamkit.serving.proof import compare
 from streamkit.speed.worker import Worker, caught_up
@@ -161,7 +162,7 @@ class Driver:
         """Recompute the View at a Cut (see `cut`); nobody sees it before `publish`."""
         folder = self.folder / view.name
         runner = LocalRunner(self.log, view, folder, Inline(Tasks(self.log, view, folder)))
-        plan = make_plan(view, cut or self.cut(view), self.log.starts(view.topic.name), {})
+        plan = make_plan(view, cut or self.cut(view), self.log.starts(view.topic.name), {}, self._split_records)
         result = runner.run(plan)
         runner.finish()
         self._results[view.name] = result
@@ -183,7 +184,8 @@ class Driver:
             seam = self._serving.seam_at(view, result.plan.cut)
         except CutMismatch:
             return None
-        return compare(Fold(view), self._serving.merged(view, seam), self._serving.result(view, result.files))
+        fold = Fold(view)
+        return compare(fold, self._serving.merged(view, seam), states_of(fold, self.folder, result.files))
 
     # -- the serving layer --------------------------------------------------------------------------------------------
 

@@ -85,17 +85,19 @@ class TestKafkaLog(LogContract):
             source = TopicPartition(name, 0)
             producer = Producer({"bootstrap.servers": self.brokers, "transactional.id": name})
             producer.init_transactions(30)
-            for value, finish in ((b"yes", producer.commit_transaction), (b"no", producer.abort_transaction)):
+            turns = [(0, b"yes", producer.commit_transaction), (2, b"no", producer.abort_transaction)]
+            for offset, value, finish in turns:
                 producer.begin_transaction()
                 producer.produce(name, value)
                 producer.flush()
                 assert reader.poll(10, 0.2) == [], "an open transaction was seen"
-                assert log.ends(name) == {0: reader.positions()[source]}
+                assert (log.ends(name), reader.positions()) == ({0: offset}, {source: offset})
                 finish(30)
                 if value == b"yes":
-                    assert [(r.offset, r.value) for r in read(reader, 1)] == [(0, b"yes")]
-                settle(reader, {source: log.ends(name)[0]})
-            assert reader.positions() == {source: 4}
+                    assert [(r.offset, r.value) for r in read(reader, 1)] == [(offset, value)]
+                # The marker is written after the coordinator has answered: the end moves when it is there.
+                settle(reader, {source: offset + 2})
+                assert log.ends(name) == {0: offset + 2}
             producer.begin_transaction()
             producer.produce(name, b"again")
             producer.commit_transaction(30)

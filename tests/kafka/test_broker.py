@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
-from streamkit.broker import BrokerSettings, EmbeddedBroker, describe_cluster, jars
+from streamkit.broker import BrokerSettings, EmbeddedBroker, describe_cluster, jars, process
 from streamkit.broker.properties import HOST, SINGLE_NODE
 from streamkit.errors import BrokerError
 
@@ -78,6 +78,9 @@ def test_the_command_line_starts_finds_again_and_stops_it(broker: EmbeddedBroker
     assert f"runs at {now.address} (pid {now.pid}" in first.stdout
     assert f"export STREAMKIT_BROKERS={now.address}\n" in first.stdout
 
+    assert now.pid is not None
+    assert os.getsid(now.pid) == now.pid  # no Ctrl-C in any terminal reaches it
+
     again = run("start", data)
     assert again.returncode == 0
     assert f"runs already at {now.address} (pid {now.pid}" in again.stdout
@@ -133,6 +136,7 @@ def test_a_broker_that_does_not_heed_sigterm_is_killed_and_stop_says_so(broker: 
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
     assert broker.stop(timeout_seconds=0.2) == "killed"
+    assert process.start_time(pid) is None
     assert not broker.status().running
 
 

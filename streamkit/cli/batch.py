@@ -1,0 +1,193 @@
+"""`streamkit batch`: the batch layer."""
+
+from __future__ import annotations
+
+import enum
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from streamkit.batch.local import Inline, LocalRunner, Pool, Processes, Result, Tasks
+from streamkit.batch.local import Progress as Done
+from streamkit.batch.plan import SPLIT_RECORDS, Plan, make_plan
+from streamkit.batch.publish import discard_old, manifest, publish
+from streamkit.cli.options import (
+    BROKERS,
+    CLIENT_CONFIG,
+    DATA,
+    TOPOLOGY,
+    check_topics,
+    err,
+    is_empty,
+    load,
+    open_log,
+    out,
+)
+from streamkit.control import Proof
+from streamkit.cut import Cut
+from streamkit.errors import CutMismatch, StateMissing
+from streamkit.fold import Fold
+from streamkit.folder import DataFolder
+from streamkit.log.control import ControlTopic, request_seal
+from streamkit.log.kafka import KafkaLog
+from streamkit.serving.batches import states_of
+from streamkit.serving.connect import open_serving
+from streamkit.serving.proof import compare
+from streamkit.topology import Topology
+from streamkit.view import View
+
+SEAL_SECONDS = 10.0
+
+
+class RunnerName(enum.StrEnum):
+    local = "local"
+
+
+def batch(
+    topology: TOPOLOGY,
+    views: Annotated[
+        list[str] | None, typer.Argument(metavar="[VIEW...]", help="Default: all Views.", show_default=False)
+    ] = None,
+    runner: Annotated[RunnerName, typer.Option(help="What executes the plan.")] = RunnerName.local,
+    processes: Annotated[int | None, typer.Option(min=1, help="How many at once.", show_default="all cores")] = None,
+    split_records: Annotated[int, typer.Option(min=1, help="Records a task reads.")] = SPLIT_RECORDS,
+    seal_seconds: Annotated[
+        float, typer.Option(min=0, help="How long to wait for the workers to seal; then the Cut is the log's end.")
+    ] = SEAL_SECONDS,
+    brokers: BROKERS = None,
+    client_config: CLIENT_CONFIG = None,
+    data: DATA = None,
+) -> None:
+    """Recompute Views by replaying their topics up to a Cut, prove the result, and publish it.
+
+    A running worker seals its Segments, and their ends are the Cut; without one the Cut is the log's end. A run that is
+    stopped or killed leaves the BatchView before it in force, and goes on from its finished splits when started again.
+
+    Examples:  streamkit batch topologies/ad_clicks.py   |   streamkit batch app.py campaign --processes 4
+    """
+    del runner  # one exists
+    loaded, folder = load(topology, data)
+    with open_log(brokers, client_config) as log:
+        check_topics(log, loaded, topology)
+        for view in [loaded.find_view(name) for name in views or loaded.views]:
+            run = BatchRun(loaded, topology, view, log, folder, processes)
+            run.publish(run.plan(seal_seconds, split_records))
+
+
+class BatchRun:
+    """One View's recomputation, from the Cut to the manifest."""
+
+    def __init__(
+        self,
+        topology: Topology,
+        spec: str,
+        view: View,
+        log: KafkaLog,
+        folder: DataFolder,
+        processes: int | None,
+        results: Path | None = None,
+    ) -> None:
+        """`results` is where results go instead of the batch folder."""
+        self.topology, self.spec, self.view, self.log, self.folder = topology, spec, view, log, folder
+        self._processes = processes or os.cpu_count() or 1
+        self._results = results or folder.batch
+        self._own = self._results / view.name
+
+    def plan(self, seal_seconds: float, split_records: int) -> Plan:
+        unfinished = self.runner(Plan("", "", "", "", {}, {})).unfinished()
+        if unfinished is not None:
+            err.print(f"view {self.view.name}: going on with the run that was stopped, at its Cut {unfinished.cut}")
+            return unfinished
+        if is_empty(self.log, self.view.topic.name):
+            err.print(f"view {self.view.name}: topic {self.view.topic.name!r} is empty; its BatchView will be, too")
+        cut, counted_from = self.cut(seal_seconds)
+        return make_plan(self.view, cut, self.log.starts(self.view.topic.name), counted_from, split_records)
+
+    def cut(self, seal_seconds: float) -> tuple[Cut, Mapping[int, int]]:
+        """Where to cut, and from where on older results have counted."""
+        topic = self.log.describe(self.view.topic.name)
+        with closing(ControlTopic(self.log, self.topology.name)) as control:
+            sealed = self.seal(control, topic.partitions, seal_seconds)
+            before = control.published.of(self.view.name, self.view.fingerprint)
+        counted = dict(before[0].starts) if before and before[0].topic_id == topic.id else {}
+        if sealed is None:
+            err.print(f"view {self.view.name}: no worker to seal its Segments; the Cut is the log's end")
+            return Cut(topic.name, topic.id, self.log.ends(topic.name)), counted
+        cut, starts = sealed
+        return cut, counted or starts
+
+    def seal(self, control: ControlTopic, partitions: int, seal_seconds: float) -> tuple[Cut, Mapping[int, int]] | None:
+        """The Cut that the running workers agree on, None where there are none."""
+        if not self.folder.worker_runs():
+            return None
+        sealed = request_seal(control, self.view, partitions, timeout_seconds=seal_seconds)
+        if sealed is None:
+            err.print(f"view {self.view.name}: the worker has not sealed within {seal_seconds:g} s (--seal-seconds)")
+        return sealed
+
+    def runner(self, plan: Plan) -> LocalRunner:
+        pool: Pool = Processes(self.spec, self.view.name, self.log.connection, self._own, self._processes)
+        if plan.records <= plan.split_records:
+            pool = Inline(Tasks(self.log, self.view, self._own))
+        return LocalRunner(self.log, self.view, self._own, pool)
+
+    def compute(self, plan: Plan) -> Result:
+        with progress(self.view.name) as on_progress:
+            return self.runner(plan).run(plan, on_progress=on_progress)
+
+    def publish(self, plan: Plan) -> None:
+        result = self.compute(plan)
+        try:
+            proof = self.prove(result)
+        except (CutMismatch, StateMissing) as reason:
+            err.print(f"view {self.view.name}: not compared with the speed layer: {reason}", markup=False)
+            proof = None
+        with closing(ControlTopic(self.log, self.topology.name)) as control:
+            publish(control, manifest(result, proof))
+            self.runner(plan).finish()
+            discard_old(control, self.view.name, self._own)
+        rate = plan.records / result.seconds if result.seconds else 0
+        out.print(
+            f"view {self.view.name}: BatchView {result.id} at {plan.cut}: {result.slots:,} states of "
+            f"{result.events:,} events ({result.rejected:,} rejected) in {result.seconds:.1f} s, {rate:,.0f} events/s; "
+            f"{_said(proof)}"
+        )
+
+    def prove(self, result: Result) -> Proof:
+        """Compare with `batch(old Cut) + Segments` at the same Cut. Raises CutMismatch where they do not meet there."""
+        fold = Fold(self.view)
+        with open_serving(self.topology, self.log, self.folder) as serving:
+            seam = serving.seam_at(self.view, result.plan.cut)
+            return compare(fold, serving.merged(self.view, seam), states_of(fold, self._results, result.files))
+
+
+def _said(proof: Proof | None) -> str:
+    if proof is None:
+        return "not compared"
+    return f"{proof.differences} differences to the speed layer" + (f"; first: {proof.first}" if proof.first else "")
+
+
+@contextmanager
+def progress(label: str) -> Iterator[Callable[[Done], None]]:
+    """A bar over records, with splits and rejected records beside it."""
+    columns = (
+        TextColumn(label),
+        BarColumn(),
+        TextColumn("{task.completed:,.0f} of {task.total:,.0f} records"),
+        TextColumn("{task.fields[splits]} splits, {task.fields[rejected]} rejected"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err) as bar:
+        task = bar.add_task(label, total=0, splits="0/0", rejected=0)
+
+        def tell(done: Done) -> None:
+            splits = f"{done.splits}/{done.all_splits}"
+            bar.update(task, completed=done.records, total=done.total, splits=splits, rejected=done.rejected)
+
+        yield tell

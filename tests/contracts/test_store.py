@@ -1,0 +1,180 @@
+"""Both stores pass the store port's contract; and what only a real directory and another process can show."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streamkit.errors import StateLocked, StateMissing
+from streamkit.store.base import Store, StoreReader, Write
+from streamkit.store.memory import MemoryReader, MemoryStore
+from streamkit.store.rocksdb import OWNER_NOTE, RocksReader, RocksStore
+from streamkit.testing.contracts import PATIENCE, StoreContract, expect
+
+PAIRS = """
+import itertools, sys
+from streamkit.store.base import Write
+from streamkit.store.rocksdb import RocksStore
+
+# Every Write sets all of 50 keys to one number, in a log that grows, is flushed and is compacted as it does.
+store = RocksStore(sys.argv[1])
+first = int((store.get([b"pair-00"])[0] or b"-1").split()[0]) + 1
+print("ready", flush=True)
+for number in itertools.count(first):
+    puts = [(b"pair-%02d" % i, b"%d " % number + bytes(2_000)) for i in range(50)]
+    store.write(Write(puts=[*puts, (b"batch-%08d" % number, b"")], ranges=[(b"pair-00", b"pair-25")]))
+"""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that writes PAIRS as fast as it can, until it is killed with SIGKILL."""
+    process = subprocess.Popen([sys.executable, "-c", PAIRS, str(path)], stdout=subprocess.PIPE, text=True)
+    with process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            yield process
+        finally:
+            os.kill(process.pid, signal.SIGKILL)
+
+
+def numbers(reader: Store | StoreReader) -> set[int]:
+    """The numbers of the pairs: one, where Writes are atomic."""
+    return {int(value.split(b" ")[0]) for _, value in reader.scan(b"pair-", b"pair-99")}
+
+
+class TestMemoryStore(StoreContract):
+    def make_store(self) -> Store:
+        return MemoryStore()
+
+    def make_reader(self, store: Store) -> StoreReader:
+        assert isinstance(store, MemoryStore)
+        return MemoryReader(store)
+
+
+class TestRocksStore(StoreContract):
+    @pytest.fixture(autouse=True)
+    def _path(self, tmp_path: Path) -> None:
+        self.path = tmp_path / "below" / "state"
+
+    def make_store(self) -> Store:
+        return RocksStore(self.path)
+
+    def make_reader(self, store: Store) -> StoreReader:
+        del store
+        return RocksReader(self.path)
+
+    def test_it_is_there_when_it_is_opened_again(self) -> None:
+        for number in range(3):
+            with closing(RocksStore.open(self.path)) as store:
+                assert len(list(store.scan(b"", b"\xff"))) == number
+                store.write(Write(puts=[(b"%d" % number, b"")]))
+
+    def test_one_process_holds_it_and_the_message_says_who(self) -> None:
+        with closing(self.make_store()), expect(StateLocked, str(self.path), "is another worker running?"):
+            RocksStore(self.path)
+        with writing(self.path):
+            (self.path.parent / OWNER_NOTE).write_text("4711 on host-a\n")
+            with expect(StateLocked, str(self.path), "4711 on host-a"):
+                RocksStore(self.path)
+
+    def test_a_reader_without_a_store_makes_none(self) -> None:
+        with expect(StateMissing, str(self.path), "streamkit worker"):
+            RocksReader(self.path)
+        assert not self.path.exists()
+
+    def test_a_killed_writer_leaves_whole_writes(self) -> None:
+        for _ in range(3):
+            with writing(self.path), closing(RocksReader(self.path)) as reader:
+                follow(reader, writes=200)
+            with closing(self.make_store()) as store:
+                (last,) = numbers(store)
+                batches = [key for key, _ in store.scan(b"batch-", b"batch-\xff")]
+                assert batches == [b"batch-%08d" % number for number in range(last + 1)]
+
+    def test_a_reader_sees_whole_writes_while_files_are_flushed_and_compacted(self) -> None:
+        with writing(self.path), closing(RocksReader(self.path)) as reader, closing(RocksReader(self.path)) as idle:
+            shown = list(idle.scan(b"", b"\xff"))
+            follow(reader, writes=3_000)
+            assert list(idle.scan(b"", b"\xff")) == shown, "a reader that was not refreshed changed"
+            assert list(self.path.glob("*.sst")), "nothing was flushed: this showed too little"
+            idle.refresh()
+            assert len(numbers(idle)) == 1
+
+    def test_a_reader_follows_a_worker_that_was_started_again(self) -> None:
+        with writing(self.path):
+            reader = RocksReader(self.path)
+            follow(reader, writes=20)
+        with writing(self.path):
+            follow(reader, writes=20)
+        reader.close()
+
+    def test_a_reader_follows_a_store_that_was_made_anew(self, tmp_path: Path) -> None:
+        with closing(self.make_store()) as store:
+            store.write(Write(puts=[(b"%d" % i, b"old") for i in range(100)]))
+            reader = self.make_reader(store)
+        self.path.rename(tmp_path / "old")
+        with expect(StateMissing, str(self.path)):
+            reader.refresh()
+        with closing(self.make_store()) as store:
+            store.write(Write(puts=[(b"a", b"new")]))
+            reader.refresh()
+            assert list(reader.scan(b"", b"\xff")) == [(b"a", b"new")]
+        reader.close()
+
+    def test_a_reader_leaves_no_directory_behind(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+        with closing(self.make_store()) as store:
+            reader = self.make_reader(store)
+            assert len(list(tmp_path.glob("streamkit-reader-*"))) == 1
+            reader.close()
+        assert not list(tmp_path.glob("streamkit-reader-*"))
+
+
+def follow(reader: RocksReader, *, writes: int) -> None:
+    """Refresh until so many Writes were passed; at each look all pairs must be of one Write."""
+    first = last = -1
+    deadline = time.monotonic() + PATIENCE
+    while last < first + writes or first < 0:
+        assert time.monotonic() < deadline, f"only {last - first} of {writes} Writes were seen"
+        reader.refresh()
+        seen = numbers(reader)
+        assert len(seen) <= 1, f"parts of several Writes: {sorted(seen)}"
+        if seen:
+            before, last = last, seen.pop()
+            assert last >= before, "went back"
+            first = last if first < 0 else first
+
+
+Keys = st.binary(max_size=2)
+Writes = st.builds(
+    Write,
+    puts=st.lists(st.tuples(Keys, st.binary(max_size=3)), max_size=5),
+    deletes=st.lists(Keys, max_size=3),
+    ranges=st.lists(st.tuples(Keys, Keys), max_size=2),
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(writes=st.lists(Writes, max_size=8), start=Keys, end=Keys)
+def test_both_stores_agree(
+    tmp_path_factory: pytest.TempPathFactory, writes: list[Write], start: bytes, end: bytes
+) -> None:
+    with closing(RocksStore(tmp_path_factory.mktemp("state"))) as rocks, closing(MemoryStore()) as memory:
+        for write in writes:
+            for store in (rocks, memory):
+                store.write(write)
+        assert list(rocks.scan(start, end)) == list(memory.scan(start, end))
+        assert list(rocks.scan(b"", b"\xff\xff\xff")) == list(memory.scan(b"", b"\xff\xff\xff"))
+        assert rocks.get([start, end]) == memory.get([start, end])
