@@ -143,7 +143,7 @@ class Serving:
     def _look(self, view: View) -> Seam:
         segments, batches, topic = self._see(view)
         reasons = []
-        for batch in batches or (None,):
+        for batch in (*batches, None):
             try:
                 return _meet(view, segments, batch, _newest(view, topic, segments, batch))
             except CutMismatch as error:

@@ -41,6 +41,9 @@ from streamkit.topology import Topology
 logger = logging.getLogger(__name__)
 KEEP_FOREVER = {"retention.ms": "-1"}
 _NUMBER = 8
+_REJECTED = ""
+"""Stands for the dead letters among the agents' offsets: what is not on the log's dead-letter topic yet is read, too,
+where every View starts behind a BatchView that has skipped it."""
 _STALLED_SECONDS = 10.0
 
 
@@ -69,7 +72,7 @@ class Worker:
         self._store = store
         self._sources = topology.sources()
         self._views: dict[str, ViewTask] = {}
-        self._agents: dict[tuple[str, TopicPartition], int] = {}
+        self._offsets: dict[tuple[str, TopicPartition], int] = {}
         self._seals: list[SealRequest] = []
         self._batches: dict[str, BatchView] = {}
         self._close = contextlib.ExitStack()
@@ -89,7 +92,7 @@ class Worker:
         closing.callback(self._control.close)
         self._hear(self._control.catch_up(), starting=True)
         self._open_views()
-        self._open_agents()
+        self._open_offsets()
         self._reader = self._log.reader(self._wanted(), group=group)
         closing.callback(self._reader.close)
         self._tables = TableTask(self._store)
@@ -134,14 +137,16 @@ class Worker:
                 self._batches[name] = batch
         self._release()
 
-    def _open_agents(self) -> None:
+    def _open_offsets(self) -> None:
+        readers = [(_REJECTED, topic) for topic in self._sources]
         for agent in self.topology.agents.values():
-            for topic in filter(self._is_topic, (agent.topic.name, agent.topic.replays)):
-                starts = self._log.starts(topic)
-                found = self._store.get([agent_key(agent.name, topic, p) for p in starts])
-                for (partition, first), offset in zip(starts.items(), found, strict=True):
-                    at = (agent.name, TopicPartition(topic, partition))
-                    self._agents[at] = first if offset is None else int.from_bytes(offset, "big")
+            readers += [(agent.name, t) for t in (agent.topic.name, agent.topic.replays) if self._is_topic(t)]
+        for name, topic in readers:
+            starts = self._log.starts(topic)
+            found = self._store.get([agent_key(name, topic, p) for p in starts])
+            for (partition, first), offset in zip(starts.items(), found, strict=True):
+                at = (name, TopicPartition(topic, partition))
+                self._offsets[at] = first if offset is None else int.from_bytes(offset, "big")
 
     def _is_topic(self, name: str) -> bool:
         try:
@@ -156,7 +161,7 @@ class Worker:
         views = (
             (TopicPartition(t.view.topic.name, p), t.position(p)) for t in self._views.values() for p in t.segments
         )
-        agents = ((source, offset) for (_, source), offset in self._agents.items())
+        agents = ((source, offset) for (_, source), offset in self._offsets.items())
         for source, offset in chain(views, agents):
             wanted[source] = min(wanted.get(source, offset), offset)
         return wanted
@@ -171,8 +176,9 @@ class Worker:
         for source, offset in self._reader.positions().items():
             for task in self._tasks(source.topic):
                 task.reached(source.partition, offset)
-            for agent in self._agents_of(source):
-                self._agents[agent.name, source] = max(self._agents[agent.name, source], offset)
+            for name in (_REJECTED, *self.topology.agents):
+                if (name, source) in self._offsets:
+                    self._offsets[name, source] = max(self._offsets[name, source], offset)
         read = sum(map(len, chunks))
         self.counters.events += read
         return read
@@ -204,7 +210,7 @@ class Worker:
         asked = {request.view for request in self._seals}
         prepared = {name: task.prepare(seal=name in asked) for name, task in self._views.items()}
         puts, deletes = self._tables.prepare()
-        puts += ((agent_key(a, *s), o.to_bytes(_NUMBER, "big")) for (a, s), o in self._agents.items())
+        puts += ((agent_key(a, *s), o.to_bytes(_NUMBER, "big")) for (a, s), o in self._offsets.items())
         for view in prepared.values():
             puts += view.puts
             deletes += view.deletes
@@ -273,18 +279,13 @@ class Worker:
         for task in self._tasks(topic.name):
             self._reject("view", task.view.name, topic, task.absorb(decoded))
         for agent in self._agents_of(chunk.source):
-            fresh = decoded.since(self._agents[agent.name, chunk.source])
+            fresh = decoded.since(self._offsets[agent.name, chunk.source])
             if len(fresh):
                 self._host.feed(_events(fresh), agent=agent)
 
     def _fresh(self, source: TopicPartition, rejected: list[Rejected]) -> Iterable[Rejected]:
         """Without those that were rejected before: a View that reads again makes the whole partition come again."""
-        if not rejected:
-            return rejected
-        known = max(
-            [t.position(source.partition) for t in self._tasks(source.topic)]
-            + [self._agents[a.name, source] for a in self._agents_of(source)]
-        )
+        known = self._offsets[_REJECTED, source] if rejected else 0
         return [r for r in rejected if r.offset >= known]
 
     def _take_replayed(self, chunk: Chunk) -> None:
@@ -295,7 +296,7 @@ class Worker:
         for i, at in enumerate(decoded.picked):
             name = (dict(chunk.headers[at]).get(REPLAY_AGENT) or b"").decode()
             agent = self.topology.agents.get(name)
-            if agent is not None and decoded.offsets[i] >= self._agents[name, chunk.source]:
+            if agent is not None and decoded.offsets[i] >= self._offsets[name, chunk.source]:
                 self._host.feed(_events(decoded.slice(i, i + 1)), agent=agent)
 
     def _reject(self, kind: Kind, by: str, topic: Topic, rejected: Iterable[Rejected]) -> None:
@@ -360,7 +361,7 @@ class Worker:
         return [t for t in self._views.values() if t.view.topic.name == topic]
 
     def _agents_of(self, source: TopicPartition) -> list[Agent]:
-        return [a for a in self.topology.agents.values() if (a.name, source) in self._agents]
+        return [a for a in self.topology.agents.values() if (a.name, source) in self._offsets]
 
 
 def _events(decoded: Decoded) -> EventBatch:

@@ -155,8 +155,11 @@ class Driver:
         info = self.log.describe(view.topic.name)
         with closing(ControlTopic(self.log, self.topology.name)) as control:
             sealed = [m for m in control.catch_up() if isinstance(m, Sealed) and m.view == view.name]
-        ends = sealed[-1].ends if sealed else self.log.ends(view.topic.name)
-        return Cut(view.topic.name, info.id, ends)
+        return Cut(view.topic.name, info.id, sealed[-1].ends) if sealed else self.end(view)
+
+    def end(self, view: View) -> Cut:
+        """The log's end, where the batch layer cuts when it hears of no worker."""
+        return Cut(view.topic.name, self.log.describe(view.topic.name).id, self.log.ends(view.topic.name))
 
     def batch(self, view: View, cut: Cut | None = None) -> Result:
         """Recompute the View at a Cut (see `cut`); nobody sees it before `publish`."""
