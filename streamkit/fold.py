@@ -194,10 +194,10 @@ class Fold:
         return {n: bounds for (n, a), s in pairs if (bounds := a.bounds(s)) is not None}
 
     def same(self, left: State | None, right: State | None) -> bool:
-        """Equal, as far as equality is promised: exact Aggregates to the bit, randomised sketches not at all."""
+        """Equal, as far as equality is promised: to the bit, but for the random ones (`Aggregate.agree`)."""
         if left is None or right is None:
             return left is right
-        return all(x == y for a, x, y in zip(self._aggregates, left, right, strict=True) if a.deterministic)
+        return all(a.agree(x, y) for a, x, y in zip(self._aggregates, left, right, strict=True))
 
     # -- columns ------------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ import logging
 import sys
 
 import typer
+from rich.markup import escape
 
 from streamkit.cli.options import err
 from streamkit.errors import StreamkitError
@@ -17,37 +18,44 @@ app = typer.Typer(
     rich_markup_mode="rich",
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="A lambda architecture on Kafka whose answers are exact.\n\n"
-    "[bold]Begin:[/bold]  streamkit broker start;  streamkit create-topics app.py;  streamkit worker app.py",
 )
 
+@app.callback()
+def streamkit() -> None:
+    """A lambda architecture on Kafka whose answers are exact.
+
+    Begin:  streamkit broker start;  streamkit create-topics app.py;  streamkit worker app.py
+    """
+    # Without a callback typer drops the command's name where a single one is registered.
+
+
 COMMANDS = (
-    "describe", "create_topics", "generate", "load", "worker", "batch", "query", "serve", "verify", "reset",
+    "describe", "create-topics", "generate", "load", "worker", "batch", "query", "serve", "verify", "reset",
 )  # fmt: skip
-GROUPS = {"broker": "broker", "dead-letter": "dead_letter"}
+GROUPS = ("broker", "dead-letter")
 
 
-def _register() -> None:
+def _register(only: str | None = None) -> None:
+    """Make the commands known; `only` one of them where one is asked for, as importing all takes a second."""
     for name in COMMANDS:
-        module = importlib.import_module(f"streamkit.cli.{name}")
-        app.command(name.replace("_", "-"))(getattr(module, name))
-    for name, module_name in GROUPS.items():
-        app.add_typer(importlib.import_module(f"streamkit.cli.{module_name}").app, name=name)
+        if only in (None, name):
+            module = importlib.import_module(f"streamkit.cli.{name.replace('-', '_')}")
+            app.command(name)(getattr(module, name.replace("-", "_")))
+    for name in GROUPS:
+        if only in (None, name):
+            app.add_typer(importlib.import_module(f"streamkit.cli.{name.replace('-', '_')}").app, name=name)
 
 
 def main() -> None:
     """Entry point: an error raised on purpose is a message and exit status 1, Ctrl-C is 130."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    _register()
+    asked = sys.argv[1] if len(sys.argv) > 1 else None
+    _register(asked if asked in COMMANDS + GROUPS else None)
     try:
         app()
     except StreamkitError as error:
-        err.print(f"[red]error:[/red] {_escaped(str(error))}")
+        err.print(f"[red]error:[/red] {escape(str(error))}")
         sys.exit(1)
     except KeyboardInterrupt:
         err.print("stopped")
         sys.exit(130)
-
-
-def _escaped(text: str) -> str:
-    return text.replace("[", "\\[")

@@ -14,7 +14,7 @@ Item = tuple[Slot, State]
 def compare(fold: Fold, merged: Iterator[Item], recomputed: Iterator[Item]) -> Proof:
     """Walk both, which are in order of their Slots' bytes, side by side, and name the first Slot that differs.
 
-    Aggregates whose states are random (`Quantiles`) are left out: see `Fold.same`.
+    States must be equal to the bit; those that are random (`Quantiles`) within their error: see `Fold.same`.
     """
     slots = differences = 0
     first = ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import cast
@@ -16,6 +17,7 @@ from rocksdict import (
     AccessType,
     BlockBasedOptions,
     Cache,
+    DbClosedError,
     DBCompressionType,
     Options,
     Rdict,
@@ -27,7 +29,7 @@ from streamkit.errors import StateError, StateLocked, StateMissing
 from streamkit.store.base import Write
 
 MIB = 1024 * 1024
-OWNER_NOTE = "worker.pid"
+OWNER_NOTE = "worker.json"
 """A file beside the store in which its worker says who it is; shown to whoever finds the store locked."""
 
 
@@ -67,11 +69,17 @@ class RocksStore:
         self._db.write(batch)
 
     def close(self) -> None:
-        self._db.close()
+        """Let the directory go. A scan that was begun keeps it locked until it is dropped."""
+        with suppress(DbClosedError):
+            self._db.close()
 
     def _unusable(self, error: Exception) -> StateError:
         if "lock" not in str(error).lower():
             return StateError(f"state at {self.path} cannot be opened: {error}")
+        if "current process" in str(error):
+            return StateLocked(
+                f"state at {self.path} is held by this process: by a store not closed, or a scan not dropped"
+            )
         note = self.path.parent / OWNER_NOTE
         owner = f" It says: {note.read_text(encoding='utf-8').strip()}." if note.is_file() else ""
         return StateLocked(f"state at {self.path} is held by another process: is another worker running?{owner}")
@@ -116,7 +124,8 @@ class RocksReader:
                 self._reopen()
 
     def close(self) -> None:
-        self._db.close()
+        with suppress(DbClosedError):
+            self._db.close()
         self._remove()
 
     def _reopen(self) -> None:

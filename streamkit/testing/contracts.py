@@ -167,8 +167,10 @@ class LogContract(ABC):
     def test_a_poll_is_woken_by_a_record(self) -> None:
         with self.topic() as (log, name), self.open(log, name) as reader:
             later = threading.Timer(0.2, self.put, (log, name, [b"late"]))
+            started = time.monotonic()
             later.start()
             assert [c.values for c in reader.poll(1_000, PATIENCE)] == [[b"late"]]
+            assert time.monotonic() - started < PATIENCE / 2
             later.join()
 
     def test_a_poll_without_records_ends_at_its_timeout(self) -> None:
@@ -296,6 +298,7 @@ class StoreContract(ABC):
                 b"1", None, b"2", b"1", b"empty key", b"",
             ]  # fmt: skip
             assert store.get([]) == []
+        store.close()
 
     def test_a_scan_is_in_key_order_and_ends_before_its_end(self) -> None:
         keys = [b"", b"\x00", b"a", b"a\x00", b"a\xff", b"b", b"\xff", b"\xff\xff"]

@@ -1,0 +1,5 @@
+"""`python -m streamkit`."""
+
+from streamkit.cli import main
+
+main()

@@ -1,0 +1,13 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.kafka.site import Site, make_site
+
+
+@pytest.fixture
+def site(brokers: str, unique: Callable[[str], str], tmp_path: Path) -> Site:
+    return make_site(brokers, unique("life"), tmp_path)
