@@ -14,11 +14,12 @@ import fcntl
 import os
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -191,7 +192,16 @@ _tasks: Tasks | None = None
 def _start(topology: str, view: str, connection: Connection, folder: Path) -> None:
     global _tasks
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent tells us when to stop
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     _tasks = Tasks(KafkaLog(connection), load_topology(topology).find_view(view), folder)
+
+
+def _leave_with_parent() -> None:
+    """A parent killed by -9 tells nobody: without this its processes would wait for work for ever."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _fold(split: Split) -> Split:

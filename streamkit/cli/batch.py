@@ -112,6 +112,7 @@ class BatchRun:
         """Where to cut, and from where on older results have counted."""
         topic = self.log.describe(self.view.topic.name)
         with closing(ControlTopic(self.log, self.topology.name)) as control:
+            control.catch_up()
             sealed = self.seal(control, topic.partitions, seal_seconds)
             before = control.published.of(self.view.name, self.view.fingerprint)
         counted = dict(before[0].starts) if before and before[0].topic_id == topic.id else {}

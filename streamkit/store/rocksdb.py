@@ -89,68 +89,78 @@ class RocksReader:
     """A StoreReader of the Store at `path`, which another process may be writing, compacting or opening anew.
 
     Several readers at once need a `secondary` directory each (RocksDB's own notes go there); without one, a temporary
-    directory is made and removed. Raises StateMissing where there is no Store.
+    directory is made and removed. Safe for threads. Raises StateMissing where there is no Store.
     """
 
     def __init__(self, path: str | Path, secondary: str | Path | None = None) -> None:
         self.path = Path(path)
         self._temporary = TemporaryDirectory(prefix="streamkit-reader-") if secondary is None else None
         self._secondary = str(secondary or cast("TemporaryDirectory[str]", self._temporary).name)
+        # Reads take it too: they must not see what `refresh` finds after it caught up with a primary opened anew.
         self._lock = threading.Lock()
         try:
-            self._identity, self._db = self._open()
+            self._opening, self._db = self._open()
         except StateError:
             self._remove()
             raise
 
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        return cast("list[bytes | None]", self._db.get(list(keys)))
+        with self._lock:
+            return cast("list[bytes | None]", self._db.get(list(keys)))
 
     def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
         """A scan that has begun is not changed by `refresh`."""
-        return _scan(self._db, start, end)
+        with self._lock:
+            return _scan(self._db, start, end)
 
     def refresh(self) -> None:
-        """Raises StateMissing where the Store is gone; follows one that was removed and made again."""
+        """Raises StateMissing where the Store is gone; follows one that was removed and made again.
+
+        A primary that is opened anew flushes its log to files. A secondary that had not read that log to its end keeps
+        its older entries in front of the newer files, and shows parts of several Writes: it has to be opened anew too.
+        """
         with self._lock:
-            if _identity(self.path) != self._identity:
-                # Another database: its numbers start again, so catching up would see nothing new.
-                self._reopen()
-                return
             try:
-                self._db.try_catch_up_with_primary()
+                if _opening(self.path) == self._opening:
+                    self._db.try_catch_up_with_primary()
             except Exception:
                 # The primary deleted a file between its manifest being read and the file being opened.
-                self._reopen()
+                self._opening = b""
+            if _opening(self.path) != self._opening:
+                # The old one is let go, not closed: scans of it may be under way.
+                self._opening, self._db = self._open()
 
     def close(self) -> None:
         with suppress(DbClosedError):
             self._db.close()
         self._remove()
 
-    def _reopen(self) -> None:
-        # The old one is not closed but let go: threads may be in the middle of it, and it ends with the last of them.
-        self._identity, self._db = self._open()
-
     def _open(self) -> tuple[bytes, Rdict]:
-        # Looked at first: RocksDB would make the missing directory.
-        if not (self.path / "CURRENT").is_file():
-            raise StateMissing(f"no state at {self.path}: has a worker run? `streamkit worker` makes it")
-        try:
-            access = AccessType.secondary(self._secondary)
-            return _identity(self.path), Rdict(str(self.path), _options(block_cache=32 * MIB), access_type=access)
-        except Exception as error:
-            raise StateError(f"state at {self.path} cannot be read: {error}") from error
+        while True:
+            opening = _opening(self.path)
+            # Looked at first: RocksDB would make the missing directory.
+            if not opening:
+                raise StateMissing(f"no state at {self.path}: has a worker run? `streamkit worker` makes it")
+            try:
+                access = AccessType.secondary(self._secondary)
+                db = Rdict(str(self.path), _options(block_cache=32 * MIB), access_type=access)
+            except Exception as error:
+                if _opening(self.path) == opening:
+                    raise StateError(f"state at {self.path} cannot be read: {error}") from error
+                continue
+            if _opening(self.path) == opening:
+                return opening, db
+            db.close()
 
     def _remove(self) -> None:
         if self._temporary is not None:
             self._temporary.cleanup()
 
 
-def _identity(path: Path) -> bytes:
-    """RocksDB's id of a database, new whenever one is made."""
+def _opening(path: Path) -> bytes:
+    """What changes whenever a primary opens or makes the database: its id, and the name of its manifest."""
     try:
-        return (path / "IDENTITY").read_bytes()
+        return (path / "IDENTITY").read_bytes() + (path / "CURRENT").read_bytes()
     except FileNotFoundError:
         return b""
 

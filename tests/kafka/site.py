@@ -97,15 +97,21 @@ class Site:
         return self.run(verb, str(APP), *arguments, status=status)
 
     @contextmanager
-    def worker(self, *options: str) -> Iterator[subprocess.Popen[str]]:
-        """A worker that runs meanwhile; killed at the end if it still does."""
-        process = self.start("worker", str(APP), *options)
+    def running(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        """A command that runs meanwhile; killed at the end if it still does."""
+        process = self.start(*arguments)
         try:
             yield process
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGKILL)
-            process.communicate()
+            process.communicate(timeout=30)
+
+    @contextmanager
+    def worker(self, *options: str) -> Iterator[subprocess.Popen[str]]:
+        """A worker that runs meanwhile."""
+        with self.running("worker", str(APP), *options) as process:
+            yield process
 
     def serving(self) -> Any:
         return open_serving(self.app, self.log, self.data)
