@@ -7,6 +7,7 @@ import datetime as dt
 import decimal
 import difflib
 import enum
+import operator
 import types
 import typing
 import uuid
@@ -45,11 +46,10 @@ class Field:
 
         Raises OverflowError for an integer beyond 64 bits.
         """
-        name = self.name
-        items = [getattr(value, name) for value in values]
+        items: list[Any] = list(map(operator.attrgetter(self.name), values))
         if convert := _converter(self.type):
             items = [None if item is None else convert(item) for item in items]
-        return pl.Series(name, items, dtype=self.dtype, strict=True)
+        return pl.Series(self.name, items, dtype=self.dtype, strict=True)
 
 
 @dataclass(frozen=True)

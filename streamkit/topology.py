@@ -1,4 +1,4 @@
-"""Topologies: the registry of one application's topics, Views, Agents and Tables."""
+"""Topologies: the registry of one application's topics, Views, Agents, Tables and Generators."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from streamkit.agent import Agent, AgentFunction
 from streamkit.aggregate import Aggregate
 from streamkit.codec import Codec, Json
 from streamkit.errors import DefinitionError
+from streamkit.generator import Generator, GeneratorFunction
 from streamkit.table import Table
 from streamkit.topic import ErrorPolicy, Topic
 from streamkit.view import View
@@ -47,6 +48,7 @@ class Topology:
         self.views: dict[str, View] = {}
         self.agents: dict[str, Agent] = {}
         self.tables: dict[str, Table] = {}
+        self.generators: dict[str, Generator] = {}
 
     def topic(
         self,
@@ -120,6 +122,20 @@ class Topology:
         self.tables[name] = Table(name, default, value if value is not None else guessed, pickle)
         return self.tables[name]
 
+    def generator(self, topic: Topic) -> Callable[[GeneratorFunction], Generator]:
+        """Declare the decorated `f(seed, start, rate)` as what `streamkit generate` sends to a topic.
+
+        See `GeneratorFunction`; a topic has at most one. Raises DefinitionError.
+        """
+
+        def declare(function: GeneratorFunction) -> Generator:
+            self._own(topic, f"generator {function.__name__!r}")
+            self._refuse_twice("generator of topic", topic.name, self.generators)
+            self.generators[topic.name] = Generator(topic, function)
+            return self.generators[topic.name]
+
+        return declare
+
     def sources(self) -> dict[str, Topic]:
         """The topics that some View or Agent reads."""
         read = {v.topic.name for v in self.views.values()} | {a.topic.name for a in self.agents.values()}
@@ -138,6 +154,16 @@ class Topology:
     def find_topic(self, name: str) -> Topic:
         """Raises DefinitionError with the names that there are."""
         return _find("topic", name, self.topics, self.name)
+
+    def find_generator(self, topic: str) -> Generator:
+        """Raises DefinitionError with the way out."""
+        if self.find_topic(topic).name not in self.generators:
+            have = f"there is one for {', '.join(self.generators)}" if self.generators else "there is none"
+            raise DefinitionError(
+                f"topology {self.name!r} has no generator for topic {topic!r} ({have}); declare it: "
+                f"@app.generator(...) on a function f(seed, start, rate) that returns an iterator of values"
+            )
+        return self.generators[topic]
 
     def _own(self, topic: Topic, user: str) -> None:
         if self.topics.get(topic.name) is not topic:
@@ -179,6 +205,8 @@ def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise DefinitionError(f"there is no file {path}; TOPOLOGY is file.py, file.py:attribute or module:attribute")
     resolved = path.resolve()
+    if (resolved.parent / "__init__.py").is_file() and (found := _import_in_package(resolved)) is not None:
+        return found
     name = resolved.stem
     known = sys.modules.get(name)
     if known is not None and getattr(known, "__file__", None) == str(resolved):
@@ -198,6 +226,22 @@ def _import_file(path: Path) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+def _import_in_package(file: Path) -> ModuleType | None:
+    """The module by its full name, so that its own imports work, and that it is one module however it is named (what an
+    agent has pickled knows its class by that name). None where another package has the name."""
+    parts, folder = [file.stem], file.parent
+    while (folder / "__init__.py").is_file():
+        parts, folder = [folder.name, *parts], folder.parent
+    if not all(part.isidentifier() for part in parts):
+        return None
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    package = importlib.import_module(parts[0])
+    if (folder / parts[0]).resolve() not in {Path(entry).resolve() for entry in getattr(package, "__path__", ())}:
+        return None
+    return importlib.import_module(".".join(parts))
 
 
 def _import_module(name: str, spec: str) -> ModuleType:

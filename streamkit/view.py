@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import hashlib
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -19,6 +20,8 @@ from streamkit.errors import DefinitionError, StreamkitError
 from streamkit.topic import Topic
 from streamkit.window import Unbounded, Window
 
+NULL = r"\N"
+"""How `View.parse_key` writes a key part that is null."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +159,32 @@ class View:
             f"view {self.name!r}: key {name!r} must be {wanted.__name__}, got {part!r} ({type(part).__name__})"
         )
 
+    def parse_key(self, texts: Sequence[str]) -> tuple[Any, ...]:
+        """The key whose parts are these texts: of a command line, or of a URL.
+
+        Whole numbers are decimal, bool is true or false, bytes are base64, and the two characters \\N are null. Raises
+        DefinitionError.
+        """
+        if len(texts) != len(self.key_types):
+            return self.key(*texts)
+        return tuple(self._parse_part(n, k, text) for (n, k), text in zip(self.key_types.items(), texts, strict=True))
+
+    def _parse_part(self, name: str, kind: pl.DataType, text: str) -> Any:
+        if text == NULL:
+            return None
+        try:
+            if kind == pl.Boolean:
+                return {"true": True, "false": False}[text.lower()]
+            if kind.is_integer():
+                return _whole(text)
+            if kind == pl.Binary:
+                return base64.b64decode(text, validate=True)
+            return text.encode().decode()  # a command line may hold bytes that are no text
+        except (KeyError, ValueError):
+            wanted = {pl.Boolean(): "true or false", pl.Binary(): "base64", pl.String(): "text in UTF-8"}
+            form = wanted.get(kind, "a whole number of 64 bits")
+            raise DefinitionError(f"view {self.name!r}: key {name!r} must be {form}, got {text!r}") from None
+
     # -- asking -------------------------------------------------------------------------------------------------------
 
     def connect(self, answers: Answers | None) -> None:
@@ -194,6 +223,13 @@ def describe_aggregate(aggregate: Aggregate[Any, Any]) -> dict[str, Any]:
         described["class"] = kind.__qualname__
         described["source"] = hashlib.sha256(inspect.getsource(kind).encode()).hexdigest()[:16]
     return described
+
+
+def _whole(text: str) -> int:
+    number = int(text)
+    if "_" in text or not -(1 << 63) <= number < 1 << 64:
+        raise ValueError(f"{text!r} is not a whole number of 64 bits")
+    return number
 
 
 def _expression_text(expression: pl.Expr) -> str:

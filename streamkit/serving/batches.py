@@ -25,21 +25,21 @@ class BatchFiles:
         self._folder = folder
         self._open: OrderedDict[str, BucketFile] = OrderedDict()
 
-    def of_key(self, batch: BatchView, key: tuple[Any, ...]) -> Iterator[tuple[bytes, bytes]]:
-        """Slots and states of one key, in order."""
+    def of_key(self, batch: BatchView, key: tuple[Any, ...], begin: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Slots and states of one key from `begin` on, in order."""
         if not batch.files:
             return iter(())
         start, end = key_range(b"", key)
         bucket = key_hash(start + bytes(_WINDOW)) % len(batch.files)
-        return self._file(batch.view, batch.files[bucket]).scan(start, end)
+        return self._file(batch.view, batch.files[bucket]).scan(max(start, begin), end)
 
-    def all(self, batch: BatchView) -> Iterator[tuple[bytes, bytes]]:
-        """All Slots and states, in order."""
-        return self.read(batch.view, batch.files)
+    def all(self, batch: BatchView, begin: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """All Slots and states from `begin` on, in order."""
+        return self.read(batch.view, batch.files, begin)
 
-    def read(self, view: str, files: Sequence[File]) -> Iterator[tuple[bytes, bytes]]:
-        """All Slots and states of a View's files, in order."""
-        return heapq.merge(*(self._file(view, file).scan(b"", None) for file in files))
+    def read(self, view: str, files: Sequence[File], begin: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """All Slots and states of a View's files from `begin` on, in order."""
+        return heapq.merge(*(self._file(view, file).scan(begin, None) for file in files))
 
     def _file(self, view: str, file: File) -> BucketFile:
         found = self._open.get(file.path)

@@ -42,23 +42,27 @@ from streamkit.fold import Fold, State
 from streamkit.log.base import Log, TopicInfo
 from streamkit.log.control import ControlTopic
 from streamkit.serving.batches import BatchFiles
+from streamkit.serving.seam import Seam, furthest, meet
 from streamkit.store.base import StoreReader
 from streamkit.view import Answer, View
 
 Pair = tuple[bytes, bytes]
 """A Slot and a state, as they are stored."""
 
+Piece = tuple[Slot, list[tuple[Slot, State]], list[tuple[Slot, State]]]
+"""A Slot of the whole, and what batch and speed hold of it."""
+
 _unpack_segments = msgspec.msgpack.Decoder(Segments).decode
 _unpack_origin = msgspec.msgpack.Decoder(Origin).decode
 
 
 @dataclass(frozen=True)
-class Seam:
-    """Where batch and speed meet for one View, and the Segments that are merged, by partition."""
+class Page:
+    """Answers at one Seam; `lag` counts the records on the log that are in none of them."""
 
-    cut: Cut
-    batch: BatchView | None
-    segments: Mapping[int, tuple[tuple[int, int], ...]]
+    seam: Seam
+    lag: int
+    answers: Iterator[Answer]
 
 
 class Serving:
@@ -95,28 +99,47 @@ class Serving:
             batch, speed = self._of_key(view, seam, key, wanted)
             fold = self._fold(view)
             slot = _pick(fold.merge_slots([*batch, *speed]), key, wanted, window)
-            return self._answer(view, seam, slot, _within(batch, slot), _within(speed, slot))
+            lag = self._lag(seam.cut)
+            return self._answer(view, seam, lag, slot, _within(batch, slot), _within(speed, slot))
 
     def scan(
         self, view: View, key: tuple[Any, ...] | None = None, start: int | None = None, end: int | None = None
     ) -> Iterator[Answer]:
         """All windows that overlap `[start, end)`, of one key or of all, in order of key and time, at one Cut."""
+        yield from self.page(view, key, start, end).answers
+
+    def page(
+        self,
+        view: View,
+        key: tuple[Any, ...] | None = None,
+        start: int | None = None,
+        end: int | None = None,
+        *,
+        after: Slot | None = None,
+    ) -> Page:
+        """`scan` from the Slot `after` on, without it, and the Seam that all of it is answered at."""
         with self._lock:
             seam = self._look(view)
-            pieces = list(self._pieces(view, seam, key))
-        for slot, batch, speed in pieces:
-            if not view.windowed or ((end is None or slot.start < end) and (start is None or slot.end > start)):
-                yield self._answer(view, seam, slot, batch, speed)
+            lag = self._lag(seam.cut)
+            pieces = self._pieces(view, seam, key, after)
+        # Outside the lock: what is read was opened under it, so nobody waits for a long scan.
+        within = (p for p in pieces if not view.windowed or _overlaps(p[0], start, end))
+        return Page(seam, lag, (self._answer(view, seam, lag, *piece) for piece in within))
 
     def seam(self, view: View) -> Seam:
         """Where batch and speed meet now."""
         with self._lock:
             return self._look(view)
 
+    def lag(self, view: View) -> int:
+        """How many records on the log are after the Seam, and in no Answer yet."""
+        with self._lock:
+            return self._lag(self._look(view).cut)
+
     def merged(self, view: View, seam: Seam) -> Iterator[tuple[Slot, State]]:
         """All states at the Seam's Cut, in order of their keys' bytes."""
         fold = self._fold(view)
-        for slot, batch, speed in self._pieces(view, seam, None):
+        for slot, batch, speed in self._pieces(view, seam):
             state = fold.merge_all(s for _, s in [*batch, *speed])
             assert state is not None
             yield slot, state
@@ -128,7 +151,7 @@ class Serving:
             reasons = []
             for batch in (*batches, None):
                 try:
-                    return _meet(view, segments, batch, cut)
+                    return meet(view, segments, batch, cut)
                 except CutMismatch as error:
                     reasons.append(str(error))
             raise CutMismatch(f"view {view.name!r} cannot be merged at {cut}: {'; '.join(reasons)}")
@@ -145,7 +168,7 @@ class Serving:
         reasons = []
         for batch in (*batches, None):
             try:
-                return _meet(view, segments, batch, _newest(view, topic, segments, batch))
+                return meet(view, segments, batch, furthest(view, topic, segments, batch))
             except CutMismatch as error:
                 reasons.append(str(error))
         raise CutMismatch(
@@ -238,28 +261,41 @@ class Serving:
         found = self._store.get([at for _, at in keys])
         return ((slot, state) for (slot, _), state in zip(keys, found, strict=True) if state is not None)
 
-    def _speed(self, view: View, seam: Seam, key: tuple[Any, ...] | None) -> Iterator[Iterator[Pair]]:
-        """Slots and states of each Segment, in order within it."""
+    def _speed(
+        self, view: View, seam: Seam, key: tuple[Any, ...] | None, begin: bytes = b""
+    ) -> Iterator[Iterator[Pair]]:
+        """Slots and states of each Segment from `begin` on, in order within it."""
         for partition, spans in seam.segments.items():
             for start, _ in spans:
                 prefix = segment_prefix(view.name, partition, start)
-                bounds = (prefix, next_prefix(prefix)) if key is None else key_range(prefix, key)
-                yield self._strip(len(prefix), bounds)
+                first, end = (prefix, next_prefix(prefix)) if key is None else key_range(prefix, key)
+                yield self._strip(len(prefix), (min(max(first, prefix + begin), end), end))
 
     def _strip(self, length: int, bounds: tuple[bytes, bytes]) -> Iterator[Pair]:
         return ((at[length:], state) for at, state in self._store.scan(*bounds))
 
     def _pieces(
-        self, view: View, seam: Seam, key: tuple[Any, ...] | None
-    ) -> Iterator[tuple[Slot, list[tuple[Slot, State]], list[tuple[Slot, State]]]]:
-        """Each Slot of the whole, with what batch and speed hold of it: a merge of sorted parts, one key at a time."""
-        fold = self._fold(view)
+        self, view: View, seam: Seam, key: tuple[Any, ...] | None = None, after: Slot | None = None
+    ) -> Iterator[Piece]:
+        """Each Slot of the whole, after one, with what batch and speed hold of it. Opens all that it will read."""
+        begin = b""
+        if after is not None:
+            # A session may have begun in any Slot of its key before this one.
+            begin = slot_key(after)[:-16] if view.window.merges else slot_key(after) + b"\0"
         of_batch: Iterable[Pair] = ()
         if seam.batch is not None:
-            of_batch = self._files.all(seam.batch) if key is None else self._files.of_key(seam.batch, key)
+            of_batch = self._files.all(seam.batch, begin) if key is None else self._files.of_key(seam.batch, key, begin)
         tagged = [((slot, 0, state) for slot, state in of_batch)]
-        tagged += [((slot, 1, state) for slot, state in part) for part in self._speed(view, seam, key)]
-        for _, group in itertools.groupby(heapq.merge(*tagged), key=lambda item: item[0][:-16]):
+        tagged += [((slot, 1, state) for slot, state in part) for part in self._speed(view, seam, key, begin)]
+        pieces = self._join(view, heapq.merge(*tagged))
+        if after is None or not view.window.merges:
+            return pieces
+        return (p for p in pieces if p[0].key != after.key or p[0].start > after.start)
+
+    def _join(self, view: View, tagged: Iterable[tuple[bytes, int, bytes]]) -> Iterator[Piece]:
+        """Sorted parts, merged one key at a time."""
+        fold = self._fold(view)
+        for _, group in itertools.groupby(tagged, key=lambda item: item[0][:-16]):
             parts = [(layer, slot_of(slot), fold.load(state)) for slot, layer, state in group]
             batch = [(slot, state) for layer, slot, state in parts if layer == 0]
             speed = [(slot, state) for layer, slot, state in parts if layer == 1]
@@ -270,6 +306,7 @@ class Serving:
         self,
         view: View,
         seam: Seam,
+        lag: int,
         slot: Slot,
         batch: list[tuple[Slot, State]],
         speed: list[tuple[Slot, State]],
@@ -284,7 +321,7 @@ class Serving:
             window=(slot.start, slot.end) if view.windowed else None,
             value=fold.result(state),
             cut=seam.cut,
-            lag=self._lag(seam.cut),
+            lag=lag,
             batch=None if parts[0] is None else fold.result(parts[0]),
             speed=None if parts[1] is None else fold.result(parts[1]),
             errors=fold.bounds(state),
@@ -294,35 +331,6 @@ class Serving:
         if view.name not in self._folds:
             self._folds[view.name] = Fold(view)
         return self._folds[view.name]
-
-
-def _newest(view: View, topic: TopicInfo, segments: Mapping[int, Segments], batch: BatchView | None) -> Cut:
-    """The furthest Cut that Segments and BatchView reach together."""
-    offsets = {p: s.end for p, s in segments.items()}
-    for partition, offset in (batch.offsets if batch else {}).items():
-        offsets[partition] = max(offset, offsets.get(partition, 0))
-    return Cut(view.topic.name, topic.id, offsets)
-
-
-def _meet(view: View, segments: Mapping[int, Segments], batch: BatchView | None, cut: Cut) -> Seam:
-    """The Segments that lead from the BatchView to `cut`, per partition, without gap or overlap. Raises CutMismatch."""
-    used = {}
-    for partition, end in cut.offsets.items():
-        there = segments.get(partition)
-        if batch is None and there and not there.whole:
-            raise CutMismatch(f"{view.topic.name}/{partition}: {there} need a BatchView before them, and there is none")
-        start = batch.offsets.get(partition, 0) if batch else (there.all()[0][0] if there else 0)
-        spans = there.after(start) if there else ()
-        spans = tuple(s for s in spans if s[1] <= end and s[0] < s[1])
-        reached = spans[-1][1] if spans else start
-        if reached != end:
-            by = f"BatchView {batch.id}" if batch else "the first Segment"
-            raise CutMismatch(
-                f"{view.topic.name}/{partition}: from {by} at {start} the Segments lead to {reached}, not to {end} "
-                f"({there or 'no Segments'})"
-            )
-        used[partition] = spans
-    return Seam(cut, batch, used)
 
 
 def _wanted(view: View, window: int | tuple[int, int] | None) -> list[tuple[int, int]] | None:
@@ -360,6 +368,10 @@ def _pick(
         if exact or (isinstance(window, int) and slot.start <= window < slot.end):
             return slot
     return Slot(key, window, window) if isinstance(window, int) else Slot(key, *window)
+
+
+def _overlaps(slot: Slot, start: int | None, end: int | None) -> bool:
+    return (end is None or slot.start < end) and (start is None or slot.end > start)
 
 
 def _within(parts: list[tuple[Slot, State]], whole: Slot) -> list[tuple[Slot, State]]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import cast
+from typing import NamedTuple, cast
 
 from rocksdict import (
     AccessType,
@@ -96,10 +96,11 @@ class RocksReader:
         self.path = Path(path)
         self._temporary = TemporaryDirectory(prefix="streamkit-reader-") if secondary is None else None
         self._secondary = str(secondary or cast("TemporaryDirectory[str]", self._temporary).name)
-        # Reads take it too: they must not see what `refresh` finds after it caught up with a primary opened anew.
+        # Reads take it too: half of a `refresh` may show parts of several Writes.
         self._lock = threading.Lock()
+        self._opened: _Primary | None = None
         try:
-            self._opening, self._db = self._open()
+            self.refresh()
         except StateError:
             self._remove()
             raise
@@ -114,55 +115,80 @@ class RocksReader:
             return _scan(self._db, start, end)
 
     def refresh(self) -> None:
-        """Raises StateMissing where the Store is gone; follows one that was removed and made again.
-
-        A primary that is opened anew flushes its log to files. A secondary that had not read that log to its end keeps
-        its older entries in front of the newer files, and shows parts of several Writes: it has to be opened anew too.
-        """
+        """Raises StateMissing where the Store is gone; follows one that was removed and made again."""
         with self._lock:
-            try:
-                if _opening(self.path) == self._opening:
-                    self._db.try_catch_up_with_primary()
-            except Exception:
-                # The primary deleted a file between its manifest being read and the file being opened.
-                self._opening = b""
-            if _opening(self.path) != self._opening:
-                # The old one is let go, not closed: scans of it may be under way.
-                self._opening, self._db = self._open()
+            before, after = None, _Primary.look(self.path)
+            # A flush while it caught up may have taken away a log it had not read: then once more, for the files.
+            while before is None or not before.is_as(after):
+                before = after
+                if self._opened is None or before.is_past(self._opened):
+                    self._open(before)
+                else:
+                    self._catch_up()
+                after = _Primary.look(self.path)
 
     def close(self) -> None:
         with suppress(DbClosedError):
             self._db.close()
         self._remove()
 
-    def _open(self) -> tuple[bytes, Rdict]:
-        while True:
-            opening = _opening(self.path)
-            # Looked at first: RocksDB would make the missing directory.
-            if not opening:
-                raise StateMissing(f"no state at {self.path}: has a worker run? `streamkit worker` makes it")
-            try:
-                access = AccessType.secondary(self._secondary)
-                db = Rdict(str(self.path), _options(block_cache=32 * MIB), access_type=access)
-            except Exception as error:
-                if _opening(self.path) == opening:
-                    raise StateError(f"state at {self.path} cannot be read: {error}") from error
-                continue
-            if _opening(self.path) == opening:
-                return opening, db
-            db.close()
+    def _open(self, primary: _Primary) -> None:
+        # A secondary that was there is let go, not closed: scans of it may be under way.
+        access = AccessType.secondary(self._secondary)
+        try:
+            self._db = Rdict(str(self.path), _options(block_cache=32 * MIB), access_type=access)
+        except Exception as error:
+            if primary.is_as(_Primary.look(self.path)):
+                raise StateError(f"state at {self.path} cannot be read: {error}") from error
+        else:
+            self._opened = primary
+
+    def _catch_up(self) -> None:
+        try:
+            self._db.try_catch_up_with_primary()
+        except Exception:
+            # The primary deleted a file between its manifest being read and the file being opened.
+            self._open(_Primary.look(self.path))
 
     def _remove(self) -> None:
         if self._temporary is not None:
             self._temporary.cleanup()
 
 
-def _opening(path: Path) -> bytes:
-    """What changes whenever a primary opens or makes the database: its id, and the name of its manifest."""
-    try:
-        return (path / "IDENTITY").read_bytes() + (path / "CURRENT").read_bytes()
-    except FileNotFoundError:
-        return b""
+class _Primary(NamedTuple):
+    """How far a primary's files are.
+
+    A secondary replays the log into its memtable, and RocksDB takes what is in a memtable for newer than what is in
+    files. That is wrong for one that lags behind when the primary flushes, until the first entry of the next log has
+    replaced the memtable: `get` then returns old values, and `scan` lets old range deletes hide new entries. So it is
+    opened anew where the next log is empty, and where the primary was opened anew, which flushes too.
+    """
+
+    identity: bytes
+    manifest: str
+    manifest_size: int
+    empty_log: str
+
+    @classmethod
+    def look(cls, path: Path) -> _Primary:
+        for _ in range(100):
+            # Looked at first: RocksDB would make the missing directory.
+            if not (path / "CURRENT").is_file():
+                raise StateMissing(f"no state at {path}: has a worker run? `streamkit worker` makes it")
+            with suppress(FileNotFoundError):  # CURRENT has moved on meanwhile
+                manifest = (path / "CURRENT").read_text(encoding="ascii").strip()
+                identity = (path / "IDENTITY").read_bytes()
+                newest = max(path.glob("*.log"), key=lambda log: int(log.stem), default=None)
+                empty = newest.name if newest and newest.stat().st_size == 0 else ""
+                return cls(identity, manifest, (path / manifest).stat().st_size, empty)
+        raise StateError(f"state at {path} is damaged: its CURRENT names a manifest that is not there")
+
+    def is_as(self, other: _Primary) -> bool:
+        return self[:3] == other[:3]
+
+    def is_past(self, opened: _Primary) -> bool:
+        """Would a secondary that was opened at `opened` have to be opened anew?"""
+        return self[:2] != opened[:2] or self.empty_log not in ("", opened.empty_log)
 
 
 def _scan(db: Rdict, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:

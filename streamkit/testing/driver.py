@@ -72,6 +72,11 @@ class Driver:
         return Path(self._folder.name)
 
     @property
+    def serving(self) -> Serving:
+        """What answers, as a reader in another process would."""
+        return self._serving
+
+    @property
     def worker(self) -> Worker:
         """The worker, started if none runs."""
         if self._worker is None:

@@ -121,9 +121,32 @@ class TestRocksStore(StoreContract):
         with writing(self.path):
             reader = RocksReader(self.path)
             follow(reader, writes=20)
-        with writing(self.path):
-            follow(reader, writes=20)
-        reader.close()
+        with closing(reader):
+            for _ in range(2):
+                with writing(self.path):
+                    follow(reader, writes=20)
+
+    @pytest.mark.parametrize("what", ["restart", "flush", "flush and write"])
+    def test_a_reader_that_lags_behind_a_flush(self, what: str) -> None:
+        """RocksDB alone would show old entries of its memtable in front of newer ones in files."""
+        pairs = [b"pair-%02d" % i for i in range(50)]
+        store = RocksStore(self.path)
+        for number in (1, 2, 3):
+            store.write(Write(puts=[(key, b"%d " % number) for key in pairs], ranges=[(pairs[0], pairs[25])]))
+            if number == 1:
+                reader = self.make_reader(store)
+        if what == "restart":
+            store.close()
+            store = RocksStore(self.path)
+        else:
+            store._db.flush()
+        if what == "flush and write":
+            store.write(Write(puts=[(b"x", b"")]))
+        with closing(store), closing(reader):
+            for _ in range(2):
+                reader.refresh()
+                assert numbers(reader) == {3}
+                assert set(reader.get(pairs)) == {b"3 "}
 
     def test_a_reader_follows_a_store_that_was_made_anew(self, tmp_path: Path) -> None:
         with closing(self.make_store()) as store:

@@ -1,0 +1,35 @@
+# Each target makes the virtual environment it needs; nothing is to be installed first but Python 3.11+ and make.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help demo test lint format bench clean
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed; make PYTHON=python3.12 ..."'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[broker,topologies,dev]'
+	touch $@
+
+demo: .venv/installed ## a broker, 500,000 ad events, a worker that is killed, a batch, and exact answers
+	$(BIN)/python -m topologies.demo
+
+test: .venv/installed ## all tests, on a real Kafka (started by itself) and a real RocksDB
+	$(BIN)/python -m pytest
+
+lint: .venv/installed ## ruff, mypy --strict, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/installed ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: .venv/installed ## views, batch and queries on 2,000,000 events, beside a bare consume loop
+	$(BIN)/python -m benchmarks.layers
+
+clean: ## remove the virtual environment and the demo's data
+	rm -rf .venv .streamkit
