@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 from streamkit.errors import StateMissing
@@ -46,7 +46,7 @@ def connect(
 def open_serving(topology: Topology, log: Log, folder: DataFolder, *, stale_seconds: float = 0.0) -> Iterator[Serving]:
     """As `connect`, on a log that is open."""
     with ExitStack() as closers:
-        serving = Serving(log, topology.name, folder.batch, _state(folder), stale_seconds=stale_seconds)
+        serving = Serving(log, topology.name, folder.batch, _WorkersState(folder), stale_seconds=stale_seconds)
         closers.callback(serving.close)
         for view in topology.views.values():
             view.connect(serving)
@@ -54,9 +54,29 @@ def open_serving(topology: Topology, log: Log, folder: DataFolder, *, stale_seco
         yield serving
 
 
-def _state(folder: DataFolder) -> StoreReader:
-    """A look at the worker's state; an empty one where no worker has run (a BatchView alone can answer)."""
-    try:
-        return RocksReader(folder.state)
-    except StateMissing:
-        return MemoryReader(MemoryStore())
+class _WorkersState:
+    """A look at the worker's state: an empty one until a worker has run, as a BatchView alone can answer."""
+
+    def __init__(self, folder: DataFolder) -> None:
+        self._folder = folder
+        self._reader: StoreReader | None = None
+        self._nothing = MemoryReader(MemoryStore())
+        self.refresh()
+
+    def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        return (self._reader or self._nothing).get(keys)
+
+    def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        return (self._reader or self._nothing).scan(start, end)
+
+    def refresh(self) -> None:
+        if self._reader is not None:
+            self._reader.refresh()
+            return
+        # A server may be started before the first worker, and must not stay blind to it.
+        with suppress(StateMissing):
+            self._reader = RocksReader(self._folder.state)
+
+    def close(self) -> None:
+        if self._reader is not None:
+            self._reader.close()

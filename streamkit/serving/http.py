@@ -48,6 +48,7 @@ _STATUS: tuple[tuple[type[StreamkitError], int], ...] = (
 )
 """The first that fits. 409: refused, as the answer would be wrong. 503: try again, something is not there."""
 
+_UNFIT = "The request does not fit the View or the API."
 _TYPES = {pl.String(): "text", pl.Boolean(): "boolean", pl.Binary(): "bytes"}
 _TAG = 8
 """Bytes of a cursor that say which definition of which View it is of."""
@@ -63,10 +64,18 @@ class UnknownView(DefinitionError):
     """There is no View of this name."""
 
 
+class _App(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        """The document, with the errors' schema: FastAPI knows no way to declare another media type's."""
+        document = super().openapi()
+        document["components"]["schemas"]["Problem"] = models.Problem.model_json_schema()
+        return document
+
+
 def make_app(topology: Topology, serving: Serving) -> FastAPI:
     """The HTTP API of a topology's Views. `serving` stays the caller's to close."""
     # No page of documentation: those that FastAPI makes load their scripts from another host.
-    app = FastAPI(title=f"StreamKit: {topology.name}", description=_DESCRIPTION, docs_url=None, redoc_url=None)
+    app = _App(title=f"StreamKit: {topology.name}", description=_DESCRIPTION, docs_url=None, redoc_url=None)
     metrics = Metrics(topology, serving)
     api = _Api(topology, serving, metrics)
     app.add_middleware(Measured, metrics=metrics)
@@ -131,7 +140,7 @@ class _Api:
 
         A View that is refused is named, and no reason for 503: the others are served.
         """
-        views = {}
+        views: dict[str, Any] = {}
         for name, view in self._topology.views.items():
             try:
                 views[name] = {"lag": self._serving.lag(view), "refused": None}
@@ -251,7 +260,9 @@ def _status(error: StreamkitError) -> int:
 def _problem(request: Request, error: Exception) -> Response:
     """RFC 9457, for errors raised on purpose, by FastAPI, and by mistake."""
     headers = {}
-    if isinstance(error, StreamkitError):
+    if isinstance(error, DefinitionError) and not isinstance(error, UnknownView):
+        status, kind, title, detail = 400, f"{PREFIX}BadRequest", _UNFIT, str(error)
+    elif isinstance(error, StreamkitError):
         status, kind, title, detail = (
             _status(error),
             PREFIX + type(error).__name__,
@@ -259,8 +270,8 @@ def _problem(request: Request, error: Exception) -> Response:
             str(error),
         )
     elif isinstance(error, RequestValidationError):
-        title = "The request is not what the OpenAPI document says."
-        status, kind, detail = 400, f"{PREFIX}BadRequest", "; ".join(map(_invalid, error.errors()))
+        status, kind, title = 400, f"{PREFIX}BadRequest", _UNFIT
+        detail = f"{'; '.join(map(_invalid, error.errors()))}. /openapi.json names the parameters"
     elif isinstance(error, HTTPException):
         status, kind, title = error.status_code, "about:blank", HTTPStatus(error.status_code).phrase
         detail = f"{request.method} {request.url.path}: {error.detail}; /openapi.json tells what there is"
@@ -287,4 +298,6 @@ def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
         503: "The broker does not answer, or there is no state yet.",
     }
     content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    return {s: {"description": meaning[s], "content": content} for s in statuses or meaning}
+    found: dict[int | str, dict[str, Any]] = {s: {"description": meaning[s]} for s in statuses or meaning}
+    found["default"] = {"description": "Any other error."}
+    return {status: {**response, "content": content} for status, response in found.items()}

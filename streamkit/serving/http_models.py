@@ -1,4 +1,4 @@
-"""What the HTTP API takes and gives, for its OpenAPI document. Bodies are written by `answer_json`, not through these."""
+"""What the HTTP API takes and gives, for its OpenAPI document; `answer_json` writes bodies without these."""
 
 from __future__ import annotations
 

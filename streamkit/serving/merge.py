@@ -37,7 +37,7 @@ from streamkit.checkpoint import (
 )
 from streamkit.control import BatchView
 from streamkit.cut import Cut
-from streamkit.errors import CutMismatch, DefinitionChanged, DefinitionError, StateMissing, TopicChanged
+from streamkit.errors import CutMismatch, DefinitionChanged, DefinitionError, StateMissing, StreamkitError, TopicChanged
 from streamkit.fold import Fold, State
 from streamkit.log.base import Log, TopicInfo
 from streamkit.log.control import ControlTopic
@@ -81,8 +81,10 @@ class Serving:
         self._folds: dict[str, Fold] = {}
         self._topics: dict[str, TopicInfo] = {}
         self._ends: dict[str, Mapping[int, int]] = {}
+        self._seams: dict[View, Seam] = {}
         self._stale_seconds = stale_seconds
         self._looked = float("-inf")
+        self._failed: StreamkitError | None = None
         self._lock = threading.RLock()
 
     def close(self) -> None:
@@ -147,6 +149,7 @@ class Serving:
     def seam_at(self, view: View, cut: Cut) -> Seam:
         """The Seam whose Cut is `cut`, which may lie in the past: for the proof. Raises CutMismatch."""
         with self._lock:
+            self._refresh()
             segments, batches, _ = self._see(view)
             reasons = []
             for batch in (*batches, None):
@@ -159,11 +162,18 @@ class Serving:
     def segments(self, view: View) -> Mapping[int, Segments]:
         """The worker's Segments by partition, empty where no worker has run."""
         with self._lock:
+            self._refresh()
             return self._see(view)[0]
 
     # -- seam ---------------------------------------------------------------------------------------------------------
 
     def _look(self, view: View) -> Seam:
+        self._refresh()
+        if view not in self._seams:
+            self._seams[view] = self._find_seam(view)
+        return self._seams[view]
+
+    def _find_seam(self, view: View) -> Seam:
         segments, batches, topic = self._see(view)
         reasons = []
         for batch in (*batches, None):
@@ -177,7 +187,6 @@ class Serving:
         )
 
     def _see(self, view: View) -> tuple[dict[int, Segments], tuple[BatchView, ...], TopicInfo]:
-        self._refresh()
         topic = self._topic(view.topic.name)
         segments = self._segments(view, topic)
         newest = self._control.published.latest(view.name)
@@ -204,12 +213,20 @@ class Serving:
     def _refresh(self) -> None:
         now = time.monotonic()
         if now - self._looked < self._stale_seconds:
+            if self._failed is not None:
+                raise self._failed.with_traceback(None)
             return
-        self._store.refresh()
-        self._control.catch_up()
+        try:
+            self._store.refresh()
+            self._control.catch_up()
+        except StreamkitError as error:
+            # A broker that is away costs seconds: who waited for the lock meanwhile need not find out again.
+            self._failed, self._looked = error, time.monotonic()
+            raise
         self._ends.clear()
         self._topics.clear()
-        self._looked = now
+        self._seams.clear()
+        self._failed, self._looked = None, now
 
     def _segments(self, view: View, topic: TopicInfo) -> dict[int, Segments]:
         found = self._store.get([view_key(view.name)])[0]

@@ -331,6 +331,17 @@ class StoreContract(ABC):
             store.write(Write())
             assert list(store.scan(b"a", b"z")) == [(b"b", b"2"), (b"c", b"3")]
 
+    def test_a_scan_keeps_its_own_bounds(self) -> None:
+        """The memory of a scan's upper bound must not be used again while the scan is under way."""
+        with closing(self.make_store()) as store:
+            for name in (b"a", b"campaign", b"y" * 40):
+                keys = [name + b"\0\0\0\0%c" % i for i in range(8)]
+                store.write(Write(puts=[(key, b"value") for key in keys]))
+                store.write(Write(puts=[(name + b"\2", b"beyond")]))
+                scan = store.scan(name + b"\0", name + b"\1")
+                assert store.get(keys) == [b"value"] * 8
+                assert [key for key, _ in scan] == keys
+
     def test_a_scan_shows_what_was_there_when_it_began(self) -> None:
         with closing(self.make_store()) as store:
             store.write(Write(puts=[(b"%03d" % i, b"old") for i in range(100)]))
