@@ -81,7 +81,7 @@ def _address(host: str, port: int) -> str:
 def _listen(host: str, port: int) -> socket.socket:
     """Before all else, and not by uvicorn, which would leave with a log line."""
     try:
-        return socket.create_server(
+        listening = socket.create_server(
             (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=512
         )
     except OSError as error:
@@ -89,6 +89,10 @@ def _listen(host: str, port: int) -> socket.socket:
             f"cannot listen at {host}:{port}: {error.strerror or error}. Is another server running there? "
             f"Choose another --port (0: any that is free) or --host"
         ) from None
+    # asyncio does this only for sockets that say they are TCP, which create_server's do not. Without it the body waits
+    # for the client's delayed acknowledgement of the head: 47 ms an answer instead of 2.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listening
 
 
 @contextlib.contextmanager
