@@ -7,6 +7,7 @@ Every step is a command that you could type; each is shown before it runs. All i
 from __future__ import annotations
 
 import argparse
+import datetime as dt
 import json
 import os
 import shutil
@@ -15,14 +16,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
+import polars as pl
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
 from streamkit.broker import BrokerSettings, EmbeddedBroker
-from topologies import anomalies
+from streamkit.errors import StateMissing
+from streamkit.folder import DataFolder
+from streamkit.log.kafka import KafkaLog
+from streamkit.log.scan import read_all
+from streamkit.serving.connect import open_serving
+from streamkit.settings import Connection
+from topologies import ad_clicks, anomalies
 
 HERE = Path(__file__).parent
 FOLDER = Path(".streamkit/demo")
@@ -36,6 +46,7 @@ class Demo:
     """The commands' environment: one broker, one data folder."""
 
     def __init__(self, brokers: str) -> None:
+        self._brokers = brokers
         self._environment = {
             **os.environ,
             "STREAMKIT_BROKERS": brokers,
@@ -53,7 +64,7 @@ class Demo:
             text=True,
             check=False,
         )
-        if show:
+        if show and done.stdout:
             console.print(done.stdout.rstrip(), markup=False)
         if done.returncode:
             console.print(f"[red]it left with status {done.returncode}[/red]")
@@ -72,9 +83,30 @@ class Demo:
                 process.send_signal(signal.SIGTERM)
             process.wait(60)
 
-    def answers(self, *arguments: str) -> list[dict[str, object]]:
+    def answers(self, *arguments: str) -> list[dict[str, Any]]:
         out = self.run("query", *arguments, "--json", show=False)
         return [json.loads(line) for line in out.splitlines()]
+
+    def anomalies(self) -> list[anomalies.Anomaly]:
+        """What lies on the topic `anomalies`."""
+        with closing(KafkaLog(Connection(self._brokers))) as log:
+            records = list(read_all(log, anomalies.anomalies.name))
+        return [anomalies.anomalies.decode(r.value) for r in records if r.value is not None]
+
+    def wait_for(self, events: int, worker: subprocess.Popen[bytes]) -> None:
+        """Return when so many ad events are in the worker's state."""
+        with closing(KafkaLog(Connection(self._brokers))) as log:
+            while self._counted(log) < events:
+                if worker.poll() is not None:
+                    raise SystemExit("the worker has ended")
+                time.sleep(0.02)
+
+    def _counted(self, log: KafkaLog) -> int:
+        try:
+            with open_serving(ad_clicks.app, log, DataFolder.of("ads", FOLDER / "data")) as serving:
+                return sum(segments.end for segments in serving.segments(ad_clicks.campaign).values())
+        except StateMissing:
+            return 0
 
     def _say(self, arguments: tuple[str, ...]) -> None:
         shown = ["streamkit", *arguments[:4], "..."] if len(arguments) > 9 else ["streamkit", *arguments]
@@ -106,45 +138,77 @@ def find_anomalies(demo: Demo) -> None:
     demo.run("load", METRICS, "metrics", *FILES, "--set", "series={stem}")
     demo.run("worker", METRICS, "--until-caught-up")
     console.print("\nwhat the agent sent to the topic `anomalies`, beside the windows that people have labelled:")
-    console.print(anomalies.table(read_anomalies(demo)))
+    found = demo.anomalies()
+    console.print(verdicts(found))
+    console.print(f"drawn in {plot(found, FOLDER / 'anomalies.png')}")
 
 
 def count_ads(demo: Demo, events: int) -> None:
-    console.rule(f"{events:,} ad events: a worker, killed; a batch, meanwhile; exact answers")
+    console.rule(f"{events:,} ad events: a worker, killed; a batch, while events keep coming; exact answers")
     demo.run("generate", ADS, "ad-events", "--count", str(events), "--seed", "1")
     kill_one(demo)
-    rate, more = str(max(events // 25, 1_000)), str(events // 5)
-    with demo.beside("worker", ADS), demo.beside(
-        "generate", ADS, "ad-events", "--count", more, "--seed", "2", "--rate", rate
-    ) as coming:
-        demo.run("batch", ADS)
-        show_answers(demo)
+    coming = ("generate", ADS, "ad-events", "--seed", "2", "--rate", str(events // 25), "--count", str(events // 2))
+    with demo.beside("worker", ADS) as worker:
+        demo.wait_for(events, worker)
+        with demo.beside(*coming) as generator:
+            demo.run("batch", ADS)
+            show_answers(demo)
+            generator.wait(120)
         demo.run("verify", ADS, "campaign")
         demo.run("verify", ADS, "funnel")
-        coming.wait(120)
     demo.run("worker", ADS, "--until-caught-up")
     show_answers(demo)
 
 
 def kill_one(demo: Demo) -> None:
     """A worker dies in the middle of its work; the next `worker` goes on from its last Checkpoint."""
-    with demo.beside("worker", ADS, "--checkpoint-seconds", "0.2") as worker:
-        state = FOLDER / "data" / "ads" / "state" / "CURRENT"
-        while not state.exists():
-            time.sleep(0.05)
-        time.sleep(1.0)
+    with demo.beside("worker", ADS, "--checkpoint-seconds", "0.1") as worker:
+        demo.wait_for(1, worker)
         worker.kill()
     console.print(f"[red]kill -9 {worker.pid}[/red]")
 
 
 def show_answers(demo: Demo) -> None:
-    """Two campaigns, in the first ten seconds of the traffic that is in both layers."""
-    table = Table("campaign", "window", "views", "spend", "reach", "of these: batch", "speed", "exact at the Cut", "lag")
+    """Two campaigns in the first ten seconds: what each layer holds, and where the sum is exact."""
+    table = Table("campaign", "window", "views", "of batch", "of speed", "spend", "reach", "exact at the Cut", "lag")
     for campaign in ("c7", "c42"):
-        rows = demo.answers(ADS, "campaign", campaign, "--limit", "2")
-        for row in rows:
-            table.add_row(*cells(row))
+        for row in demo.answers(ADS, "campaign", campaign, "--at", "2026-01-01T00:00:05Z"):
+            value, window = row["value"], row["window"]
+            views = [str((row[layer] or {}).get("views", 0)) for layer in ("batch", "speed")]
+            cut = " ".join(f"{p}:{o}" for p, o in row["cut"]["offsets"].items())
+            spend, reach = f"{value['spend'] / 1e6:.2f}", str(value["reach"])
+            table.add_row(campaign, window["start_time"], str(value["views"]), *views, spend, reach, cut, str(row["lag"]))
     console.print(table)
+
+
+def verdicts(found: list[anomalies.Anomaly]) -> Table:
+    table = Table("series", "labelled windows", "of these hit", "alarms outside", "highest score")
+    judged = anomalies.judge(found)
+    for verdict in judged:
+        highest = max((a.score for a in (*verdict.inside, *verdict.outside)), default=0.0)
+        counts = (verdict.labelled, verdict.hit, len(verdict.outside))
+        table.add_row(verdict.series, *map(str, counts), f"{highest:.1f}")
+    sums = (sum(v.labelled for v in judged), sum(v.hit for v in judged), sum(len(v.outside) for v in judged))
+    table.add_row("all", *map(str, sums), "", style="bold")
+    return table
+
+
+def plot(found: list[anomalies.Anomaly], path: Path) -> Path:
+    """The six series with the labelled windows shaded and the alarms marked."""
+    figure = Figure(figsize=(14, 9), layout="constrained")
+    axes = figure.subplots(3, 2)
+    for axis, verdict in zip(axes.flat, anomalies.judge(found), strict=True):
+        frame = pl.read_csv(HERE / "data" / "nab" / f"{verdict.series}.csv", try_parse_dates=True)
+        axis.plot(frame["timestamp"], frame["value"], linewidth=0.6, color="0.4")
+        for start, end in anomalies.labelled()[verdict.series]:
+            axis.axvspan(*(dt.datetime.fromtimestamp(t / 1000, dt.UTC).replace(tzinfo=None) for t in (start, end)),
+                         color="tab:green", alpha=0.2)  # fmt: skip
+        for alarms, color in ((verdict.inside, "tab:green"), (verdict.outside, "tab:red")):
+            axis.plot([a.timestamp for a in alarms], [a.value for a in alarms], "o", color=color)
+        axis.set_title(f"{verdict.series}: {verdict.hit} of {verdict.labelled} labelled windows (shaded) hit", fontsize=10)
+        axis.tick_params(labelsize=7)
+    figure.savefig(path, dpi=110)
+    return path
 
 
 if __name__ == "__main__":

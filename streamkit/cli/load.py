@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import threading
 import time
+import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -192,17 +193,11 @@ def _setting(text: str, file: RowFile, topic: Topic) -> tuple[str, Any]:
     _ = topic.schema[name]
     known = {f.name: f for f in msgspec.inspect.type_info(topic.value).fields}  # type: ignore[attr-defined]
     value = template.replace("{stem}", file.stem)
-    kind = _types(topic)[name]
+    kind = typing.get_type_hints(topic.value, include_extras=True)[name]
     try:
         return known[name].encode_name, msgspec.convert(value, kind, strict=False)
     except msgspec.ValidationError as error:
         raise StreamkitError(f"--set {text!r}: {error}") from None
-
-
-def _types(topic: Topic) -> dict[str, Any]:
-    import typing
-
-    return typing.get_type_hints(topic.value, include_extras=True)
 
 
 def _check_columns(file: RowFile, topic: Topic, have: set[str]) -> None:
@@ -214,13 +209,24 @@ def _check_columns(file: RowFile, topic: Topic, have: set[str]) -> None:
         )
 
 
+def _not_text(topic: Topic) -> frozenset[str]:
+    """Columns in which an empty cell is a missing value; in a column of text it is a text."""
+    fields = msgspec.inspect.type_info(topic.value).fields  # type: ignore[attr-defined]
+    return frozenset(f.encode_name for f in fields if not isinstance(f.type, msgspec.inspect.StrType))
+
+
 def _converter(file: RowFile, topic: Topic, constants: Mapping[str, Any]) -> Callable[[Any], Any]:
     kind = topic.value
     if file.format == "parquet":
         return lambda cells: msgspec.convert({**cells, **constants}, kind)
     if file.format == "csv":
-        absent = _empty_cells(topic)
-        return lambda cells: msgspec.convert({**_filled(cells, absent), **constants}, kind, strict=False)
+        not_text = _not_text(topic)
+
+        def convert(cells: Mapping[str, str]) -> Any:
+            filled = {name: cell for name, cell in cells.items() if cell or name not in not_text}
+            return msgspec.convert({**filled, **constants}, kind, strict=False)
+
+        return convert
     decode = msgspec.json.Decoder(kind).decode
     if not constants:
         return decode

@@ -8,13 +8,13 @@ from typing import Annotated, Any
 
 import msgspec
 import typer
+from rich.console import Console
 from rich.markup import escape
-from rich.measure import Measurement
 from rich.table import Table
 
 from streamkit.cli.options import BROKERS, CLIENT_CONFIG, DATA, TOPOLOGY, VIEW, err, load, open_log, out
 from streamkit.errors import DefinitionError
-from streamkit.serving.answer_json import answer_json, iso_time, parse_time, plain
+from streamkit.serving.answer_json import answer_json, iso_time, parse_span, parse_time, plain
 from streamkit.serving.connect import open_serving
 from streamkit.serving.merge import Page
 from streamkit.serving.seam import Seam
@@ -22,6 +22,7 @@ from streamkit.view import Answer, View
 
 TABLE_ROWS = 1_000
 """Rows of a table that are shown where no limit is given: more is nothing to look at."""
+_NO_WIDTH = 1_000_000
 
 
 def query(
@@ -104,8 +105,8 @@ def print_table(view: View, answers: Iterable[Answer], parts: bool) -> int:
             table.add_row(*(place if layer == "both" else [""] * len(place)), *([layer] if parts else []), *cells)
     if count:
         # A file or a pipe has no width; a row is one line there, whole.
-        whole = Measurement.get(out, out.options.update(max_width=100_000), table).maximum
-        out.print(table, width=out.width if out.is_terminal else max(out.width, whole))
+        screen = out if out.is_terminal else Console(file=out.file, highlight=False, width=_NO_WIDTH)
+        screen.print(table, soft_wrap=False)
     return count
 
 
@@ -124,21 +125,14 @@ def nothing_found(key: Sequence[Any] | None, span: tuple[int | None, int | None]
 
 def _span(view: View, at: str | None, start: str | None, end: str | None) -> tuple[int | None, int | None]:
     """The `[start, end)` that the windows must overlap. Raises DefinitionError."""
-    given = [name for name, text in (("--at", at), ("--from", start), ("--to", end)) if text is not None]
-    if given and not view.windowed:
-        raise DefinitionError(f"view {view.name!r} has no windows; ask without {given[0]}")
-    if at is not None:
-        if len(given) > 1:
-            raise DefinitionError(f"--at is one moment, {given[1]} begins or ends a span: give one or the other")
-        moment = parse_time(at, "--at")
-        return moment, moment + 1
-    span = (
-        None if start is None else parse_time(start, "--from"),
-        None if end is None else parse_time(end, "--to"),
-    )
-    if span[0] is not None and span[1] is not None and span[0] >= span[1]:
-        raise DefinitionError(f"--from {start} must be before --to {end}")
-    return span
+    if at is None:
+        return parse_span(view, start, end, ("--from", "--to"))
+    if start is not None or end is not None:
+        raise DefinitionError("--at is one moment, --from and --to are the ends of a span: give one or the other")
+    if not view.windowed:
+        raise DefinitionError(f"view {view.name!r} has no windows; ask without --at")
+    moment = parse_time(at, "--at")
+    return moment, moment + 1
 
 
 def _window(start: int, end: int) -> str:

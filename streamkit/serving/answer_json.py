@@ -103,7 +103,7 @@ def iso_time(milliseconds: int) -> str:
     Such times come of events whose clock was wrong; their Answers can be read, too.
 
     >>> iso_time(1_700_000_000_000), iso_time(-1), iso_time(1_700_000_000_000_000)
-    ('2023-11-14T22:13:20Z', '1969-12-31T23:59:59.999Z', '+55840-11-05T22:13:20Z')
+    ('2023-11-14T22:13:20Z', '1969-12-31T23:59:59.999Z', '+055840-11-08T22:13:20Z')
     """
     cycles, rest = divmod(milliseconds, _CYCLE_MS)
     moment = _EPOCH + dt.timedelta(milliseconds=rest)
@@ -134,3 +134,17 @@ def parse_time(text: str, name: str) -> int:
         ) from None
     aware = moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)
     return (aware - _EPOCH) // dt.timedelta(milliseconds=1)
+
+
+def parse_span(
+    view: View, start: str | None, end: str | None, names: tuple[str, str] = ("start", "end")
+) -> tuple[int | None, int | None]:
+    """The `[start, end)` that windows are to overlap; None where it is open. Raises DefinitionError."""
+    texts = dict(zip(names, (start, end), strict=True))
+    given = [name for name, text in texts.items() if text is not None]
+    if given and not view.windowed:
+        raise DefinitionError(f"view {view.name!r} has no windows; ask without {' and '.join(given)}")
+    first, last = (None if text is None else parse_time(text, name) for name, text in texts.items())
+    if first is not None and last is not None and first >= last:
+        raise DefinitionError(f"{names[0]} {start} must be before {names[1]} {end}")
+    return first, last

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import itertools
+import struct
 from http import HTTPStatus
 from typing import Annotated, Any
 
@@ -29,7 +30,7 @@ from streamkit.errors import (
     TopicChanged,
 )
 from streamkit.serving import http_models as models
-from streamkit.serving.answer_json import answer_json, cut_json, iso_time, parse_time
+from streamkit.serving.answer_json import answer_json, cut_json, iso_time, parse_span, parse_time
 from streamkit.serving.http_metrics import Measured, Metrics
 from streamkit.serving.merge import Serving
 from streamkit.topology import Topology
@@ -118,9 +119,7 @@ class _Api:
     def answers(self, view: VIEW, query: Annotated[models.AnswersQuery, Query()]) -> Response:
         """All windows that overlap `[start, end)`, of one key or of all, a page at a time."""
         found = self._find(view)
-        span = (_time(query.start, "start"), _time(query.end, "end"))
-        if span != (None, None) and not found.windowed:
-            raise DefinitionError(f"view {view!r} has no windows; ask without start and end")
+        span = parse_span(found, query.start, query.end)
         key = found.parse_key(query.key) if query.key else None
         page = self._serving.page(found, key, *span, after=_after(found, query.after))
         answers = list(itertools.islice(page.answers, query.limit))
@@ -161,9 +160,9 @@ class _Api:
             raise UnknownView(str(error)) from None
 
     def _describe(self, view: View) -> dict[str, Any]:
-        batch, refused = None, None
+        seam, refused = None, None
         try:
-            batch = self._serving.seam(view).batch
+            seam = self._serving.seam(view)
         except BrokerUnreachable:  # for all Views alike, and each would wait for it
             raise
         except StreamkitError as error:
@@ -178,7 +177,9 @@ class _Api:
                 for name, a in view.aggregates.items()
             },
             "fingerprint": view.fingerprint,
-            "batch": None if batch is None else _batch(batch),
+            "cut": None if seam is None else cut_json(seam.cut),
+            "batch": None if seam is None or seam.batch is None else _batch(seam.batch),
+            "segments": {} if seam is None else {str(p): spans for p, spans in seam.segments.items()},
             "refused": refused,
         }
 
@@ -187,7 +188,8 @@ class _Api:
 
 
 def _window(view: View, query: models.AnswerQuery) -> int | tuple[int, int] | None:
-    at, start, end = (_time(t, n) for t, n in ((query.at, "at"), (query.start, "start"), (query.end, "end")))
+    at = None if query.at is None else parse_time(query.at, "at")
+    start, end = parse_span(view, query.start, query.end)
     if at is not None and (start, end) == (None, None):
         return at
     if at is None and start is not None and end is not None:
@@ -200,10 +202,6 @@ def _window(view: View, query: models.AnswerQuery) -> int | tuple[int, int] | No
             f"start= and end= for one, or ask /views/{view.name}/answers for several"
         )
     return None
-
-
-def _time(text: str | None, name: str) -> int | None:
-    return None if text is None else parse_time(text, name)
 
 
 def _tag(view: View) -> bytes:
@@ -219,10 +217,11 @@ def _after(view: View, cursor: str | None) -> Slot | None:
         return None
     try:
         raw = base64.b64decode(cursor, altchars=b"-_", validate=True)
-        slot = slot_of(raw[_TAG:])
-        if raw[:_TAG] == _tag(view) and slot.key == view.key(*slot.key):
-            return slot
-    except (ValueError, TypeError, msgspec.MsgspecError, DefinitionError, ArithmeticError):
+        # Without the tag it would be read as a place among another View's keys, and pages skip what is before it.
+        if raw[:_TAG] == _tag(view):
+            slot = slot_of(raw[_TAG:])
+            return Slot(view.key(*slot.key), slot.start, slot.end)
+    except (ValueError, TypeError, DefinitionError, struct.error):
         pass
     raise DefinitionError(
         f"after={cursor!r} is no cursor of view {view.name!r} as it is defined now; give `next` of a page before, or "

@@ -126,7 +126,12 @@ class ViewBody(Body):
     window: str | None = Field(description="null where it has none.", examples=["Tumbling(10s)"])
     aggregates: dict[str, AggregateBody]
     fingerprint: str = Field(description="Hash of the definition; states of another one are refused.")
+    cut: CutBody | None = Field(description="Where Answers are exact now; null where refused.")
     batch: BatchBody | None = Field(description="The BatchView that Answers are merged from; null for none.")
+    segments: dict[str, list[tuple[int, int]]] = Field(
+        description="By partition, the speed layer's Segments `[start, end)` that lead from the BatchView to the Cut.",
+        examples=[{"0": [[100, 120]], "1": []}],
+    )
     refused: str | None = Field(description="Why there is no Answer now; null where there is one.", examples=[None])
 
 
