@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -105,6 +106,7 @@ class Topology:
             self._refuse_twice("agent", own, self.agents)
             for used in filter(None, (topic, out)):
                 self._own(used, f"agent {own!r}")
+            _check_function(own, function, out)
             if concurrency < 1:
                 raise DefinitionError(f"agent {own!r}: concurrency must be 1 or more, got {concurrency}")
             self.agents[own] = Agent(own, topic, function, out, concurrency)
@@ -279,6 +281,16 @@ def _bind(name: str, aggregate: Aggregate[Any, Any], topic: Topic, types: Mappin
         if not field.startswith("__"):
             _ = topic.schema[field]
     return aggregate.bind(types)
+
+
+def _check_function(name: str, function: AgentFunction, out: Topic | None) -> None:
+    generates = inspect.isasyncgenfunction(function)
+    if not generates and not inspect.iscoroutinefunction(function):
+        raise DefinitionError(f"agent {name!r} must be an async function: async def {name}(events): ...")
+    if generates and out is None:
+        raise DefinitionError(f"agent {name!r} yields, but has no out= topic to send it to")
+    if out is not None and not generates:
+        raise DefinitionError(f"agent {name!r} has out={out.name!r}, but never yields anything to send there")
 
 
 def _find(kind: str, name: str, having: Mapping[str, T], topology: str) -> T:

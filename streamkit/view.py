@@ -127,7 +127,7 @@ class View:
         for expression in self._expressions:
             # An expression that looks at other rows (mean(), shift(), over()) would depend on how the log happened to
             # be divided into batches, and speed and batch would disagree.
-            if not expression.meta.is_row_separable():
+            if not _row_by_row(expression):
                 raise DefinitionError(f"the expression {expression} looks at more than one row; batches would disagree")
         empty = self.topic.schema.empty(self.fields)
         try:
@@ -230,6 +230,15 @@ def _whole(text: str) -> int:
     if "_" in text or not -(1 << 63) <= number < 1 << 64:
         raise ValueError(f"{text!r} is not a whole number of 64 bits")
     return number
+
+
+def _row_by_row(expression: pl.Expr) -> bool:
+    """True where each row's value depends on that row alone. Python functions are not: nobody can tell of them."""
+    try:
+        # polars looks at the outermost operation only: `a > a.mean()` passes, and its second operand must not.
+        return expression.meta.is_row_separable() and all(map(_row_by_row, expression.meta.pop()))
+    except pl.exceptions.PolarsError:
+        return False
 
 
 def _expression_text(expression: pl.Expr) -> str:
