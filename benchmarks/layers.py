@@ -55,7 +55,7 @@ PACKAGES = ("confluent-kafka", "polars", "rocksdict", "msgspec", "faust-streamin
 Figures = dict[str, Any]
 
 
-# -- what is measured ---------------------------------------------------------------------------------------------------
+# -- what is measured --------------------------------------------------------------------------------------------------
 
 
 def bare(log: KafkaLog, events: int) -> Figures:
@@ -112,7 +112,7 @@ MEASURES: dict[str, Callable[[KafkaLog, int], Figures]] = {
 }
 
 
-# -- batch and queries, by the command line ---------------------------------------------------------------------------
+# -- batch and queries, by the command line --------------------------------------------------------------------------
 
 
 def batch(brokers: str, data: Path, events: int) -> Figures:
@@ -173,7 +173,7 @@ def serve(brokers: str, data: Path) -> Iterator[str]:
         process.wait(30)
 
 
-# -- the run ------------------------------------------------------------------------------------------------------------
+# -- the run -----------------------------------------------------------------------------------------------------------
 
 
 def fill(log: KafkaLog, events: int) -> Figures:
@@ -214,8 +214,7 @@ def rounds(brokers: str, events: int, count: int) -> dict[str, Figures]:
             found[name].append(alone(name, brokers, events))
             print(f"round {n + 1}: {name}: {found[name][-1]['events_per_second']:,.0f} events/s", file=sys.stderr)
     return {
-        name: {figure: statistics.median(f[figure] for f in runs) for figure in runs[0]}
-        for name, runs in found.items()
+        name: {figure: statistics.median(f[figure] for f in runs) for figure in runs[0]} for name, runs in found.items()
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -14,7 +14,7 @@ LATE_SHARE, LATE_MS = 0.02, 60_000
 MEDIAN_PRICE, PRICE_SIGMA = 500_000, 0.7  # log-normal: one price in two thousand is above 5 dollars
 _BLOCK = 8_192
 
-Row = tuple[str, str, str, str, str, str, int, str, int]
+Row = tuple[str, str, str, str, str, Literal["view", "click", "purchase"], int, str, int]
 """User, page, ad, campaign, type of ad, type of event, time in milliseconds, address, price in micros."""
 
 
@@ -58,12 +58,14 @@ def _ids(rng: np.random.Generator, count: int) -> list[str]:
 
 
 def _draw(rng: np.random.Generator, count: int) -> list[Any]:
-    return rng.integers(0, count, _BLOCK).tolist()
+    drawn: list[Any] = rng.integers(0, count, _BLOCK).tolist()
+    return drawn
 
 
 def _ranks(rng: np.random.Generator, count: int) -> list[Any]:
     """Ranks from 0 by Zipf's law with exponent 1, by the inverse of its distribution: `(count + 1) ** u`."""
-    return (np.floor((count + 1) ** rng.random(_BLOCK)).astype(np.int64) - 1).tolist()
+    ranks: list[Any] = (np.floor((count + 1) ** rng.random(_BLOCK)).astype(np.int64) - 1).tolist()
+    return ranks
 
 
 def _times(rng: np.random.Generator, clock: float, rate: float) -> tuple[float, list[Any]]:

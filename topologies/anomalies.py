@@ -100,7 +100,7 @@ async def detect(points: AsyncIterator[Point]) -> AsyncIterator[Anomaly]:
         detectors[point.series] = detector
 
 
-# -- how good it is -----------------------------------------------------------------------------------------------------
+# -- how good it is ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,9 @@ def judge(found: Iterable[Anomaly]) -> list[Verdict]:
 
 
 def _verdict(series: str, windows: list[tuple[int, int]], found: Iterable[Anomaly]) -> Verdict:
-    inside, outside, hit = [], [], set()
+    inside: list[Anomaly] = []
+    outside: list[Anomaly] = []
+    hit: set[tuple[int, int]] = set()
     for anomaly in sorted(found, key=lambda a: a.timestamp):
         holding = {w for w in windows if w[0] <= milliseconds(anomaly.timestamp) <= w[1]}
         hit |= holding

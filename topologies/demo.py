@@ -177,7 +177,9 @@ def show_answers(demo: Demo) -> None:
             views = [str((row[layer] or {}).get("views", 0)) for layer in ("batch", "speed")]
             cut = " ".join(f"{p}:{o}" for p, o in row["cut"]["offsets"].items())
             spend, reach = f"{value['spend'] / 1e6:.2f}", str(value["reach"])
-            table.add_row(campaign, window["start_time"], str(value["views"]), *views, spend, reach, cut, str(row["lag"]))
+            table.add_row(
+                campaign, window["start_time"], str(value["views"]), *views, spend, reach, cut, str(row["lag"])
+            )
     console.print(table)
 
 
@@ -205,7 +207,9 @@ def plot(found: list[anomalies.Anomaly], path: Path) -> Path:
                          color="tab:green", alpha=0.2)  # fmt: skip
         for alarms, color in ((verdict.inside, "tab:green"), (verdict.outside, "tab:red")):
             axis.plot([a.timestamp for a in alarms], [a.value for a in alarms], "o", color=color)
-        axis.set_title(f"{verdict.series}: {verdict.hit} of {verdict.labelled} labelled windows (shaded) hit", fontsize=10)
+        axis.set_title(
+            f"{verdict.series}: {verdict.hit} of {verdict.labelled} labelled windows (shaded) hit", fontsize=10
+        )
         axis.tick_params(labelsize=7)
     figure.savefig(path, dpi=110)
     return path

@@ -20,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+
 @app.callback()
 def streamkit() -> None:
     """A lambda architecture on Kafka whose answers are exact.

@@ -26,9 +26,7 @@ _BATCH = 1_000
 def generate(
     topology: TOPOLOGY,
     topic: Annotated[str, typer.Argument(metavar="TOPIC", help="A topic that has a generator.", show_default=False)],
-    count: Annotated[
-        int | None, typer.Option(min=1, help="How many events.", show_default="until Ctrl-C")
-    ] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="How many events.", show_default="until Ctrl-C")] = None,
     rate: Annotated[
         float | None,
         typer.Option(
@@ -79,9 +77,7 @@ def send(
             if sender.sent == before:
                 return
             now = time.monotonic()
-            progress.update(
-                task, completed=sender.sent, count=sender.sent, rate=sender.sent / max(now - began, 1e-9)
-            )
+            progress.update(task, completed=sender.sent, count=sender.sent, rate=sender.sent / max(now - began, 1e-9))
             if rate is not None and (ahead := began + sender.sent / rate - now) > 0:
                 stop.wait(ahead)
 

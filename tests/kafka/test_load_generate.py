@@ -96,7 +96,9 @@ def test_a_field_may_come_from_the_files_name(site: Site, tmp_path: Path) -> Non
 def test_generate_sends_what_the_seed_decides(site: Site, tmp_path: Path) -> None:
     app = tmp_path / "generating.py"
     app.write_text(GENERATING)
-    said = site.run("generate", str(app), site.topic, "--count", "500", "--seed", "3", "--start", "1970-01-01T00:00:05Z")
+    said = site.run(
+        "generate", str(app), site.topic, "--count", "500", "--seed", "3", "--start", "1970-01-01T00:00:05Z"
+    )
     assert "500 events sent" in said
     first = clicks(site)
     assert min(at for *_, at in first) >= 5_000

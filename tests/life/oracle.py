@@ -56,15 +56,19 @@ def sessions(events: Iterable[dict[str, Any]], gap: int) -> Expected:
         by_key.setdefault(e["campaign"], []).append(e)
     for own in by_key.values():
         own.sort(key=lambda e: e["at"])
-        session = [own[0]]
-        for e in [*own[1:], None]:
-            if e is not None and e["at"] - session[-1]["at"] < gap:
-                session.append(e)
-                continue
-            for member in session:
-                _count(out, member, (session[0]["at"], session[-1]["at"] + gap))
-            session = [e] if e is not None else []
+        session: list[dict[str, Any]] = []
+        for click in own:
+            if session and click["at"] - session[-1]["at"] >= gap:
+                _close(out, session, gap)
+                session = []
+            session.append(click)
+        _close(out, session, gap)
     return out
+
+
+def _close(out: Expected, session: list[dict[str, Any]], gap: int) -> None:
+    for click in session:
+        _count(out, click, (session[0]["at"], session[-1]["at"] + gap))
 
 
 def _count(out: Expected, e: dict[str, Any], window: tuple[int, int] | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import islice
+from itertools import islice, pairwise
 from statistics import quantiles
 from typing import Any
 
@@ -90,7 +90,7 @@ def test_speed_alone_batch_alone_and_both_are_the_plain_loop(driver: Driver) -> 
 
 def test_there_are_late_events_and_they_land_in_their_window() -> None:
     events = traffic(1, 3_000)
-    late = [b for a, b in zip(events, events[1:], strict=False) if b.event_time < a.event_time - 10_000]
+    late = [b for a, b in pairwise(events) if b.event_time < a.event_time - 10_000]
     assert len(late) > 10
 
 

@@ -20,9 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamkit.agent import Agent
-from streamkit.errors import AgentFailed, DefinitionError, StreamkitError
+from streamkit.errors import AgentFailed, AgentStalled, DefinitionError, StreamkitError
 from streamkit.record import TopicPartition
-from streamkit.errors import AgentStalled
 from streamkit.speed.agents import AgentHost, Emitted, Failure
 from streamkit.speed.events import Event, EventBatch, Events, current_event
 from streamkit.topic import Topic

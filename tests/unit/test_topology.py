@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -16,8 +17,8 @@ import pytest
 import streamkit as sk
 from streamkit.cli.describe import graph
 from streamkit.errors import DefinitionError, StreamkitError
-from streamkit.topology import load_topology
 from streamkit.topic import Topic
+from streamkit.topology import load_topology
 
 
 class Click(msgspec.Struct):
@@ -52,7 +53,11 @@ MISTAKES: list[tuple[str, Callable[[sk.Topology, Topic], object], str]] = [
     ("key without a column", lambda a, t: a.view("v", t, key="tags", aggregates=ONE), "no column type"),
     ("two keys of a name", lambda a, t: a.view("v", t, key=["at", "at"], aggregates=ONE), "rename one"),
     ("where's field", lambda a, t: a.view("v", t, key="at", where=pl.col("x") > 1, aggregates=ONE), "no field 'x'"),
-    ("where is no truth", lambda a, t: a.view("v", t, key="at", where=pl.col("cents"), aggregates=ONE), "true or false"),
+    (
+        "where is no truth",
+        lambda a, t: a.view("v", t, key="at", where=pl.col("cents"), aggregates=ONE),
+        "true or false",
+    ),
     (
         "where looks at other rows",
         lambda a, t: a.view("v", t, key="at", where=pl.col("cents") > pl.col("cents").mean(), aggregates=ONE),
@@ -94,7 +99,11 @@ def test_an_agent_that_yields_needs_a_topic_and_one_with_a_topic_must_yield() ->
 
     def plain(events: object) -> None: ...
 
-    for function, out, words in ((yields, None, "has no out="), (silent, clicks, "never yields"), (plain, None, "async")):
+    for function, out, words in (
+        (yields, None, "has no out="),
+        (silent, clicks, "never yields"),
+        (plain, None, "async"),
+    ):
         with pytest.raises(DefinitionError, match=words):
             app.agent(clicks, out=out)(function)
 
@@ -108,7 +117,12 @@ def test_a_declared_agent_is_still_the_function() -> None:
             pass
 
     assert look.function.__name__ == "look"
-    assert look(iter(())).close() is None
+
+    async def nothing() -> AsyncIterator[Click]:
+        for click in ():
+            yield click
+
+    assert asyncio.run(look(nothing())) is None
 
 
 def test_dataclasses_and_expressions_are_as_good() -> None:
