@@ -119,7 +119,8 @@ def test_a_declared_agent_is_still_the_function() -> None:
     assert look.function.__name__ == "look"
 
     async def nothing() -> AsyncIterator[Click]:
-        for click in ():
+        no_clicks: tuple[Click, ...] = ()
+        for click in no_clicks:
             yield click
 
     assert asyncio.run(look(nothing())) is None

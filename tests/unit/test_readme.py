@@ -1,0 +1,29 @@
+"""What the README shows is run as it stands."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+from typing import Any
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_the_first_screen_and_the_test_of_ones_own_run() -> None:
+    first, connect, driver = BLOCKS
+    names: dict[str, Any] = {"__name__": "readme"}
+    exec(first, names)
+    exec(driver, names)
+    assert set(names["app"].views) == {"campaign"}
+    assert set(names["app"].agents) == {"overspent"}
+    ast.parse(connect)  # tests/kafka asks a running broker the same way
+
+
+def test_every_command_that_it_names_exists() -> None:
+    from streamkit.cli import COMMANDS, GROUPS
+
+    named = set(re.findall(r"^streamkit ([a-z-]+)", README, flags=re.MULTILINE))
+    assert len(named) > 5
+    assert named <= {*COMMANDS, *GROUPS}
