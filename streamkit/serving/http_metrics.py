@@ -45,14 +45,23 @@ class _Views(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         lag = GaugeMetricFamily("streamkit_view_lag_records", "Records that are in no Answer yet.", labels=["view"])
         exact = GaugeMetricFamily("streamkit_view_answers", "1 where the View can be answered.", labels=["view"])
+        differences = GaugeMetricFamily(
+            "streamkit_proof_differences",
+            "Slots in which the BatchView in force differed from the speed layer: 0 where all is well.",
+            labels=["view"],
+        )
         for name, view in self._topology.views.items():
             try:
+                batch = self._serving.seam(view).batch
+                if batch is not None and batch.proof is not None:
+                    differences.add_metric([name], batch.proof.differences)
                 lag.add_metric([name], self._serving.lag(view))
                 exact.add_metric([name], 1)
             except StreamkitError:  # no lag is better than a wrong one; why is in /health
                 exact.add_metric([name], 0)
         yield lag
         yield exact
+        yield differences
 
 
 class Measured:
