@@ -30,6 +30,7 @@ from streamkit.errors import StateMissing
 from streamkit.folder import DataFolder
 from streamkit.log.kafka import KafkaLog
 from streamkit.log.scan import read_all
+from streamkit.schema import milliseconds
 from streamkit.serving.connect import open_serving
 from streamkit.settings import Connection
 from topologies import ad_clicks, anomalies
@@ -87,11 +88,29 @@ class Demo:
         out = self.run("query", *arguments, "--json", show=False)
         return [json.loads(line) for line in out.splitlines()]
 
-    def anomalies(self) -> list[anomalies.Anomaly]:
+    def found_anomalies(self) -> list[anomalies.Anomaly]:
         """What lies on the topic `anomalies`."""
         with closing(KafkaLog(Connection(self._brokers))) as log:
             records = list(read_all(log, anomalies.anomalies.name))
         return [anomalies.anomalies.decode(r.value) for r in records if r.value is not None]
+
+    def beside_baseline(self, found: list[anomalies.Anomaly]) -> Table:
+        """The highest scores, each with the Answer for its series and week."""
+        table = Table("series", "time", "value", "score", "usual: median", "1 % to 99 %", "mean", "points")
+        folder = DataFolder.of(anomalies.app.name, FOLDER / "data")
+        with (
+            closing(KafkaLog(Connection(self._brokers))) as log,
+            open_serving(anomalies.app, log, folder),
+        ):
+            for anomaly in sorted(found, key=lambda a: -a.score)[:5]:
+                usual = anomalies.baseline.get(anomaly.series, window=milliseconds(anomaly.timestamp)).value
+                low, median, high = usual["value"].values()
+                numbers = (anomaly.value, anomaly.score, median)
+                table.add_row(
+                    anomaly.series, f"{anomaly.timestamp:%Y-%m-%d %H:%M}", *(f"{n:.3g}" for n in numbers),
+                    f"{low:.3g} to {high:.3g}", f"{usual['mean']:.3g}", str(usual["points"]),
+                )  # fmt: skip
+        return table
 
     def wait_for(self, events: int, worker: subprocess.Popen[bytes]) -> None:
         """Return when so many ad events are in the worker's state."""
@@ -138,8 +157,10 @@ def find_anomalies(demo: Demo) -> None:
     demo.run("load", METRICS, "metrics", *FILES, "--set", "series={stem}")
     demo.run("worker", METRICS, "--until-caught-up")
     console.print("\nwhat the agent sent to the topic `anomalies`, beside the windows that people have labelled:")
-    found = demo.anomalies()
+    found = demo.found_anomalies()
     console.print(verdicts(found))
+    console.print("\nthe five highest, beside what is usual in their week, by the View `baseline`:")
+    console.print(demo.beside_baseline(found))
     console.print(f"drawn in {plot(found, FOLDER / 'anomalies.png')}")
 
 

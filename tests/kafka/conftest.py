@@ -7,6 +7,9 @@ import pytest
 
 from tests.kafka.site import Site, make_site
 
+collect_ignore = ["life_app.py"]
+"""A topology for the command line: it needs names from the environment."""
+
 
 @pytest.fixture
 def site(brokers: str, unique: Callable[[str], str], tmp_path: Path) -> Site:

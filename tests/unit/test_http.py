@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import itertools
 import random
 import re
 from collections.abc import Iterator
@@ -129,15 +130,18 @@ def odd() -> Iterator[tuple[Driver, Client]]:
 def all_pages(client: Client, path: str, params: dict[str, Any]) -> list[dict[str, Any]]:
     answers: list[dict[str, Any]] = []
     after: dict[str, str] = {}
-    while True:
+    for number in itertools.count():
         page = client.body(path, {**params, **after}, models.PageBody)
         assert all(a["cut"] == page["cut"] and a["lag"] == page["lag"] for a in page["answers"])
         assert len(page["answers"]) <= params["limit"]
+        assert page["answers"] or number == 0
+        assert page["next"] != after.get("after")
         answers += page["answers"]
         if page["next"] is None:
             return answers
         assert len(page["answers"]) == params["limit"]
         after = {"after": page["next"]}
+    raise AssertionError("unreachable")
 
 
 class TestAnswer:
@@ -168,6 +172,20 @@ class TestAnswer:
         assert body["value"]["clicks"] == body["batch"]["clicks"] + body["speed"]["clicks"]
         assert body["errors"]["users"]["lower"] <= body["value"]["users"] <= body["errors"]["users"]["upper"]
         assert set(body["cut"]) == {"topic", "topic_id", "offsets"}
+
+    @pytest.mark.parametrize(("stale_seconds", "second"), [(0, 2), (3_600, 1)])
+    def test_is_as_new_as_was_asked_for(self, stale_seconds: float, second: int) -> None:
+        with Driver(topology()) as driver:
+            serving = Serving(
+                driver.log, "life", driver.folder, MemoryReader(driver._store), stale_seconds=stale_seconds
+            )
+            client = Client(driver.topology, serving)
+            for clicks in (1, second):
+                driver.send(driver.topology.topics["clicks"], Click("c1", "u1", 1, 0))
+                driver.catch_up()
+                body = client.body("/views/total/answer", {"key": "c1"})
+                assert (body["value"]["clicks"], body["lag"]) == (clicks, 0)
+                assert sum(body["cut"]["offsets"].values()) == clicks
 
     def test_of_a_key_without_records_is_the_empty_sum(self, client: Client) -> None:
         body = client.body("/views/total/answer", {"key": "nobody"}, models.AnswerBody)
@@ -303,6 +321,12 @@ class TestProblems:
     def test_a_cursor_of_another_view_is_400(self, client: Client) -> None:
         cursor = client.body("/views/tumbling/answers", {"limit": 1})["next"]
         assert "is no cursor" in client.problem(400, "/views/hopping/answers", {"after": cursor})
+
+    @pytest.mark.parametrize("length", [12, 24, 36])
+    def test_half_a_cursor_is_400(self, client: Client, length: int) -> None:
+        cursor = client.body("/views/tumbling/answers", {"limit": 1})["next"]
+        assert length < len(cursor)
+        assert "is no cursor" in client.problem(400, "/views/tumbling/answers", {"after": cursor[:length]})
 
     @pytest.mark.parametrize("path", ["/views/nobody/answer", "/views/nobody/answers"])
     def test_an_unknown_view_is_404_and_names_the_views(self, client: Client, path: str) -> None:
