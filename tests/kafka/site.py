@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from streamkit.checkpoint import Segments
 from streamkit.cli.options import create_topics
+from streamkit.errors import StateMissing
 from streamkit.folder import DataFolder
 from streamkit.log.kafka import KafkaLog
 from streamkit.log.scan import read_all
@@ -115,6 +117,15 @@ class Site:
 
     def serving(self) -> Any:
         return open_serving(self.app, self.log, self.data)
+
+    def checkpointed(self) -> int:
+        """The records that are in the worker's state."""
+        try:
+            with self.serving() as serving:
+                segments: Mapping[int, Segments] = serving.segments(self.view("total"))
+        except StateMissing:
+            return 0
+        return sum(s.end for s in segments.values())
 
     def records(self, topic: str | None = None) -> list[tuple[int, int, bytes]]:
         return [(r.partition, r.offset, r.value or b"") for r in read_all(self.log, topic or self.topic)]

@@ -82,7 +82,7 @@ def test_answers_stay_right_while_batch_views_are_published(site: Site) -> None:
             failures.append(failure)
 
     with site.worker("--checkpoint-seconds", "0.05", "--quiet") as worker:
-        wait_for(lambda: site.data.worker_runs() and bool(site.command("query", "total", status=0)), worker)
+        wait_for(lambda: site.checkpointed() > 0, worker)
         reader = threading.Thread(target=read)
         reader.start()
         for _ in range(3):

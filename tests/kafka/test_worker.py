@@ -8,20 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from streamkit.checkpoint import Segments
 from streamkit.control import control_topic
-from streamkit.errors import StateMissing
 from tests.kafka.site import APP, Site, wait_for
-
-
-def checkpointed(site: Site) -> int:
-    """The records that are in the worker's state."""
-    try:
-        with site.serving() as serving:
-            segments: dict[int, Segments] = serving.segments(site.view("total"))
-    except StateMissing:
-        return 0
-    return sum(s.end for s in segments.values())
 
 
 def due(site: Site) -> set[tuple[str, int]]:
@@ -42,16 +30,16 @@ def test_a_worker_killed_again_and_again_gives_the_plain_loops_answers(site: Sit
     total = 0
     for _ in range(4):
         site.send(5_000, rubbish=3)
-        before, total = checkpointed(site), total + 5_003
+        before, total = site.checkpointed(), total + 5_003
         with site.worker("--checkpoint-seconds", "0.05", "--quiet") as worker:
-            wait_for(lambda before=before: checkpointed(site) > before, worker)  # type: ignore[misc]
+            wait_for(lambda before=before: site.checkpointed() > before, worker)  # type: ignore[misc]
             site.send(500)
             total += 500
             worker.send_signal(signal.SIGKILL)
     site.command("worker", "--until-caught-up")
     with site.serving() as serving:
         assert site.check(serving, offsets=site.log.ends(site.topic)) > 100
-    assert checkpointed(site) == total
+    assert site.checkpointed() == total
     assert site.alerts() == due(site)
     assert site.run("dead-letter", "list", str(APP), site.topic).count('{"campaign": 7}') == 12
 

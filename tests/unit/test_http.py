@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import itertools
 import random
 import re
 from collections.abc import Iterator
@@ -19,8 +18,9 @@ from openapi_spec_validator import validate
 from pydantic import BaseModel
 
 import streamkit as sk
+from streamkit.cli.serve import _listen
 from streamkit.control import Reset
-from streamkit.errors import BrokerUnreachable
+from streamkit.errors import BrokerUnreachable, StreamkitError
 from streamkit.log.memory import MemoryLog
 from streamkit.serving import http_models as models
 from streamkit.serving.answer_json import answer_json
@@ -130,18 +130,17 @@ def odd() -> Iterator[tuple[Driver, Client]]:
 def all_pages(client: Client, path: str, params: dict[str, Any]) -> list[dict[str, Any]]:
     answers: list[dict[str, Any]] = []
     after: dict[str, str] = {}
-    for number in itertools.count():
+    while True:
         page = client.body(path, {**params, **after}, models.PageBody)
         assert all(a["cut"] == page["cut"] and a["lag"] == page["lag"] for a in page["answers"])
-        assert len(page["answers"]) <= params["limit"]
-        assert page["answers"] or number == 0
-        assert page["next"] != after.get("after")
+        assert page["answers"] or not answers
         answers += page["answers"]
         if page["next"] is None:
+            assert len(page["answers"]) <= params["limit"]
             return answers
         assert len(page["answers"]) == params["limit"]
+        assert page["next"] != after.get("after")
         after = {"after": page["next"]}
-    raise AssertionError("unreachable")
 
 
 class TestAnswer:
@@ -468,3 +467,10 @@ def test_what_threads_ask_at_once_is_what_one_asks(driver: Driver, client: Clien
     for response in asyncio.run(ask()):
         body = response.json()
         assert body == wanted[body["key"]["campaign"]]
+
+
+def test_a_port_that_is_taken_is_told() -> None:
+    with _listen("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(StreamkitError, match=f"cannot listen at 127.0.0.1:{port}: .*Choose another --port"):
+            _listen("127.0.0.1", port)

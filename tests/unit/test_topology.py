@@ -204,6 +204,17 @@ def test_a_file_of_a_known_modules_name_does_not_hide_it(tmp_path: Path) -> None
     assert json.loads("1") == 1
 
 
+def test_a_file_of_a_package_imports_its_neighbours(tmp_path: Path) -> None:
+    package = tmp_path / "shop_package"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "names.py").write_text('NAME = "packaged"')
+    (package / "app.py").write_text(
+        "import streamkit as sk\nfrom shop_package.names import NAME\napp = sk.Topology(NAME)"
+    )
+    assert load_topology(str(package / "app.py")).name == "packaged"
+
+
 @pytest.mark.parametrize("command", ["", "worker", "batch", "query", "serve", "verify", "load", "generate", "reset"])
 def test_help_is_there_with_an_example(command: str) -> None:
     arguments = [command, "--help"] if command else ["--help"]
