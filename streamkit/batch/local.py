@@ -217,8 +217,8 @@ def _merge(splits: list[Split], bucket: int, buckets: int, result: str) -> File:
 class LocalRunner:
     """Runs the Plans of one View in `folder`; one run at a time."""
 
-    def __init__(self, log: Log, view: View, folder: Path, pool: Pool) -> None:
-        self._log, self._view, self._folder, self._pool = log, view, folder, pool
+    def __init__(self, log: Log, view: View, folder: Path) -> None:
+        self._log, self._view, self._folder = log, view, folder
 
     def unfinished(self) -> Plan | None:
         """The Plan of a run that was killed, if it is still of this definition and this topic."""
@@ -229,17 +229,20 @@ class LocalRunner:
         same = plan.fingerprint == self._view.fingerprint
         return plan if same and plan.topic_id == self._log.describe(plan.topic).id else None
 
-    def run(self, plan: Plan, *, on_progress: Callable[[Progress], None] = lambda _: None) -> Result:
-        """Do the Plan, going on from the Splits that are done. Raises BadRecord, TopicChanged, OffsetOutOfRange."""
+    def run(self, plan: Plan, pool: Pool, *, on_progress: Callable[[Progress], None] = lambda _: None) -> Result:
+        """Do the Plan in `pool`, going on from the Splits that are done.
+
+        Raises BadRecord, TopicChanged, OffsetOutOfRange, and StateLocked where another run is under way.
+        """
         began = time.monotonic()
         with self._alone():
             self._begin(plan)
             splits = plan.splits()
-            self._fold(plan, splits, on_progress)
+            self._fold(plan, splits, pool, on_progress)
             counts = [read_counts(split_file(self._folder, split)) for split in splits]
             slots, events, rejected = (sum(c[name] for c in counts) for name in COUNTS)
             result = f"{time.time_ns():x}"
-            files = self._pool.merge(splits, bucket_count(slots), result) if splits else []
+            files = pool.merge(splits, bucket_count(slots), result) if splits else []
             slots = sum(file.rows for file in files)
             return Result(plan, result, tuple(files), slots, events, rejected, time.monotonic() - began)
 
@@ -261,7 +264,7 @@ class LocalRunner:
         temporary.write_bytes(msgspec.json.encode(plan))
         temporary.replace(path)
 
-    def _fold(self, plan: Plan, splits: list[Split], on_progress: Callable[[Progress], None]) -> None:
+    def _fold(self, plan: Plan, splits: list[Split], pool: Pool, on_progress: Callable[[Progress], None]) -> None:
         left = [s for s in splits if not split_file(self._folder, s).exists()]
         done = [s for s in splits if s not in set(left)]
 
@@ -270,7 +273,7 @@ class LocalRunner:
             on_progress(Progress(sum(s.end - s.start for s in done), plan.records, len(done), len(splits), rejected))
 
         tell()
-        for split in self._pool.fold(left):
+        for split in pool.fold(left):
             done.append(split)
             tell()
 

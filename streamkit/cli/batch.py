@@ -97,9 +97,10 @@ class BatchRun:
         self._processes = processes or os.cpu_count() or 1
         self._results = results or folder.batch
         self._own = self._results / view.name
+        self._runner = LocalRunner(log, view, self._own)
 
     def plan(self, seal_seconds: float, split_records: int) -> Plan:
-        unfinished = self.runner(Plan("", "", "", "", {}, {})).unfinished()
+        unfinished = self._runner.unfinished()
         if unfinished is not None:
             err.print(f"view {self.view.name}: going on with the run that was stopped, at its Cut {unfinished.cut}")
             return unfinished
@@ -131,15 +132,15 @@ class BatchRun:
             err.print(f"view {self.view.name}: the worker has not sealed within {seal_seconds:g} s (--seal-seconds)")
         return sealed
 
-    def runner(self, plan: Plan) -> LocalRunner:
-        pool: Pool = Processes(self.spec, self.view.name, self.log.connection, self._own, self._processes)
+    def pool(self, plan: Plan) -> Pool:
+        """Processes take a second to start: small work is done here."""
         if plan.records <= plan.split_records:
-            pool = Inline(Tasks(self.log, self.view, self._own))
-        return LocalRunner(self.log, self.view, self._own, pool)
+            return Inline(Tasks(self.log, self.view, self._own))
+        return Processes(self.spec, self.view.name, self.log.connection, self._own, self._processes)
 
     def compute(self, plan: Plan) -> Result:
         with progress(self.view.name) as on_progress:
-            return self.runner(plan).run(plan, on_progress=on_progress)
+            return self._runner.run(plan, self.pool(plan), on_progress=on_progress)
 
     def publish(self, plan: Plan) -> None:
         result = self.compute(plan)
@@ -150,7 +151,7 @@ class BatchRun:
             proof = None
         with closing(ControlTopic(self.log, self.topology.name)) as control:
             publish(control, manifest(result, proof))
-            self.runner(plan).finish()
+            self._runner.finish()
             discard_old(control, self.view.name, self._own)
         rate = plan.records / result.seconds if result.seconds else 0
         out.print(
@@ -158,6 +159,12 @@ class BatchRun:
             f"{result.events:,} events ({result.rejected:,} rejected) in {result.seconds:.1f} s, {rate:,.0f} events/s; "
             f"{_said(proof)}"
         )
+        if proof is not None and proof.differences:
+            err.print(
+                f"view {self.view.name}: the speed layer was wrong until now; first divergence: {proof.first}",
+                style="red",
+                markup=False,
+            )
 
     def prove(self, result: Result) -> Proof:
         """Compare with `batch(old Cut) + Segments` at the same Cut. Raises CutMismatch where they do not meet there."""
@@ -168,9 +175,7 @@ class BatchRun:
 
 
 def _said(proof: Proof | None) -> str:
-    if proof is None:
-        return "not compared"
-    return f"{proof.differences} differences to the speed layer" + (f"; first: {proof.first}" if proof.first else "")
+    return "not compared" if proof is None else f"{proof.differences} differences to the speed layer"
 
 
 @contextmanager

@@ -84,7 +84,6 @@ class Worker:
 
     def _open(self, closing: contextlib.ExitStack, group: str) -> None:
         self._check_format()
-        self._partitions = {name: self._log.describe(name).partitions for name in self._sources}
         self._make_topics()
         self._writer = self._log.writer()
         closing.callback(self._writer.close)
@@ -115,8 +114,9 @@ class Worker:
             self._store.write(Write(puts=[(FORMAT_KEY, FORMAT_VERSION.to_bytes(_NUMBER, "big"))]))
 
     def _make_topics(self) -> None:
-        """The topics that are the worker's own to write; sources must exist."""
+        """The topics that are the worker's own to write. Raises TopicMissing where one that it reads is not there."""
         for name, topic in self._sources.items():
+            self._log.describe(name)
             if topic.errors == "dead_letter":
                 self._log.create(topic.dead_letters, partitions=1, config=KEEP_FOREVER)
                 if self.topology.agents_of(name):

@@ -169,9 +169,9 @@ class Driver:
     def batch(self, view: View, cut: Cut | None = None) -> Result:
         """Recompute the View at a Cut (see `cut`); nobody sees it before `publish`."""
         folder = self.folder / view.name
-        runner = LocalRunner(self.log, view, folder, Inline(Tasks(self.log, view, folder)))
+        runner = LocalRunner(self.log, view, folder)
         plan = make_plan(view, cut or self.cut(view), self.log.starts(view.topic.name), {}, self._split_records)
-        result = runner.run(plan)
+        result = runner.run(plan, Inline(Tasks(self.log, view, folder)))
         runner.finish()
         self._results[view.name] = result
         return result
