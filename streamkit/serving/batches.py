@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -30,8 +31,13 @@ class BatchFiles:
         if not batch.files:
             return iter(())
         start, end = key_range(b"", key)
-        bucket = key_hash(start + bytes(_WINDOW)) % len(batch.files)
-        return self._file(batch.view, batch.files[bucket]).scan(max(start, begin), end)
+        return self._bucket(batch, start + bytes(_WINDOW)).scan(max(start, begin), end)
+
+    def exactly(self, batch: BatchView, slots: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
+        """Those of `slots` that there are, with their states; a key may have a million others."""
+        if not batch.files:
+            return iter(())
+        return itertools.chain.from_iterable(self._bucket(batch, slot).scan(slot, slot + b"\0") for slot in slots)
 
     def all(self, batch: BatchView, begin: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         """All Slots and states from `begin` on, in order."""
@@ -40,6 +46,9 @@ class BatchFiles:
     def read(self, view: str, files: Sequence[File], begin: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         """All Slots and states of a View's files from `begin` on, in order."""
         return heapq.merge(*(self._file(view, file).scan(begin, None) for file in files))
+
+    def _bucket(self, batch: BatchView, slot: bytes) -> BucketFile:
+        return self._file(batch.view, batch.files[key_hash(slot) % len(batch.files)])
 
     def _file(self, view: str, file: File) -> BucketFile:
         found = self._open.get(file.path)

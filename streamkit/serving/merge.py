@@ -15,6 +15,7 @@ import heapq
 import itertools
 import threading
 import time
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -261,16 +262,14 @@ class Serving:
         self, view: View, seam: Seam, key: tuple[Any, ...], wanted: Sequence[tuple[int, int]] | None
     ) -> tuple[list[tuple[Slot, State]], list[tuple[Slot, State]]]:
         load = self._fold(view).load
-        batch = self._files.of_key(seam.batch, key) if seam.batch else ()
         if wanted is None:
-            speed: Iterable[Pair] = (pair for part in self._speed(view, seam, key) for pair in part)
+            batch = self._files.of_key(seam.batch, key) if seam.batch else iter(())
+            speed: Iterator[Pair] = itertools.chain.from_iterable(self._speed(view, seam, key))
         else:
-            speed = self._exactly(view, seam, [slot_key(Slot(key, *span)) for span in wanted])
-        chosen = None if wanted is None else {slot_key(Slot(key, *span)) for span in wanted}
-        return (
-            [(slot_of(s), load(v)) for s, v in batch if chosen is None or s in chosen],
-            [(slot_of(s), load(v)) for s, v in speed],
-        )
+            slots = [slot_key(Slot(key, *span)) for span in wanted]
+            batch = self._files.exactly(seam.batch, slots) if seam.batch else iter(())
+            speed = self._exactly(view, seam, slots)
+        return [(slot_of(s), load(v)) for s, v in batch], [(slot_of(s), load(v)) for s, v in speed]
 
     def _exactly(self, view: View, seam: Seam, slots: list[bytes]) -> Iterator[Pair]:
         prefixes = [segment_prefix(view.name, p, start) for p, spans in seam.segments.items() for start, _ in spans]
@@ -310,14 +309,18 @@ class Serving:
         return (p for p in pieces if p[0].key != after.key or p[0].start > after.start)
 
     def _join(self, view: View, tagged: Iterable[tuple[bytes, int, bytes]]) -> Iterator[Piece]:
-        """Sorted parts, merged one key at a time."""
+        """Sorted parts, merged one Slot at a time; sessions one key at a time, as only then is it known which join."""
         fold = self._fold(view)
-        for _, group in itertools.groupby(tagged, key=lambda item: item[0][:-16]):
+        same = slice(-16) if view.window.merges else slice(None)
+        for _, group in itertools.groupby(tagged, key=lambda item: item[0][same]):
             parts = [(layer, slot_of(slot), fold.load(state)) for slot, layer, state in group]
-            batch = [(slot, state) for layer, slot, state in parts if layer == 0]
-            speed = [(slot, state) for layer, slot, state in parts if layer == 1]
-            for slot in sorted(fold.merge_slots([*batch, *speed])):
-                yield slot, _within(batch, slot), _within(speed, slot)
+            begin = 0
+            for slot in sorted(fold.merge_slots((s, state) for _, s, state in parts)):
+                # Parts and wholes are in order, so each part is looked at once: a key may have a million.
+                end = bisect_left(parts, max(slot.end, slot.start + 1), begin + 1, key=lambda part: part[1].start)
+                mine, begin = parts[begin:end], end
+                batch, speed = ([(s, state) for layer, s, state in mine if layer == n] for n in (0, 1))
+                yield slot, batch, speed
 
     def _answer(
         self,

@@ -132,9 +132,9 @@ class Site:
 
     def check(self, serving: Serving, *, offsets: Mapping[int, int] | None = None) -> int:
         """Every Answer of every View is the plain loop's at its Cut; returns how many there were."""
-        records, count = self.records(), 0
-        for name, view in self.app.views.items():
-            scanned = list(serving.scan(view))
+        scans = {name: list(serving.scan(view)) for name, view in self.app.views.items()}
+        records, count = self.records(), 0  # after the scans: what they have seen is on the log
+        for name, scanned in scans.items():
             cut = scanned[0].cut.offsets if scanned else {}
             events = [e for e in events_before(records, cut) if e["campaign"] != 7]
             assert answers(scanned) == expected(name, events), name

@@ -89,6 +89,17 @@ class Life(RuleBasedStateMachine):
         self.driver.publish(self.app.views[view])
         self.unadopted[view] += 1
 
+    @rule(view=st.sampled_from(VIEWS), later=st.lists(clicks, min_size=1, max_size=6))
+    def be_published_across(self, view: str, later: list[Click]) -> None:
+        """The batch layer cuts at the log's end while the worker reads on: a Segment comes to lie across the Cut."""
+        found = self.app.views[view]
+        self.driver.batch(found, self.driver.end(found))
+        self.driver.publish(found)
+        self.computed.discard(view)
+        self.unadopted[view] += 1
+        self.send(later)
+        self.driver.step()
+
     @invariant()
     def every_answer_is_the_plain_loop(self) -> None:
         records = [(r.partition, r.offset, r.value or b"") for r in self.driver.records("clicks")]

@@ -224,6 +224,14 @@ class TestAnswers:
         found = all_pages(client, f"/views/{name}/answers", {"key": "c5", "start": span[0], "end": span[1], "limit": 2})
         assert found == wanted
 
+    @pytest.mark.parametrize("name", ["tumbling", "hopping", "session", "total"])
+    def test_are_what_each_is_by_itself(self, driver: Driver, name: str) -> None:
+        """A scan walks sorted parts, one key is looked up: two ways to the same value, batch and speed."""
+        view = driver.topology.views[name]
+        scanned = driver.scan(view)
+        assert any(a.batch and a.speed for a in scanned)
+        assert scanned == [driver.ask(view, *a.key, window=a.window) for a in scanned]
+
     def test_pages_go_on_while_records_come(self) -> None:
         """What was there at the first page is in some page, once, whatever joins it meanwhile."""
         with Driver(topology()) as driver:
