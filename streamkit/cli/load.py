@@ -58,8 +58,9 @@ def load(
 ) -> None:
     """Send the rows of files to a topic, checked against its type, with its key and event time.
 
-    CSV cells become what the type says (numbers, ISO 8601 times, true and false); an empty cell is a missing value,
-    except in a text field. Columns that the type does not have are left out. Nested values need JSON or Parquet.
+    CSV cells become what the type says (numbers, ISO 8601 times, true and false); an empty cell is null where the
+    field may be null, else the empty text in a text field, else a missing value. Columns that the type does not have
+    are left out. Nested values need JSON or Parquet.
     A bad row is told with its file and line. The topic is made if it does not exist.
 
     Examples:  streamkit load app.py clicks clicks.parquet   |
@@ -209,10 +210,12 @@ def _check_columns(file: RowFile, topic: Topic, have: set[str]) -> None:
         )
 
 
-def _not_text(topic: Topic) -> frozenset[str]:
-    """Columns in which an empty cell is a missing value; in a column of text it is a text."""
+def _empty_cells(topic: Topic) -> tuple[frozenset[str], frozenset[str]]:
+    """The columns in which an empty cell is null, and those in which it is no cell at all; in others it is a text."""
     fields = msgspec.inspect.type_info(topic.value).fields  # type: ignore[attr-defined]
-    return frozenset(f.encode_name for f in fields if not isinstance(f.type, msgspec.inspect.StrType))
+    columns = [(e.encode_name, f) for e, f in zip(fields, topic.schema.fields, strict=True)]
+    nulls = frozenset(name for name, f in columns if f.optional)
+    return nulls, frozenset(name for name, f in columns if not f.optional and f.type is not str)
 
 
 def _converter(file: RowFile, topic: Topic, constants: Mapping[str, Any]) -> Callable[[Any], Any]:
@@ -220,10 +223,10 @@ def _converter(file: RowFile, topic: Topic, constants: Mapping[str, Any]) -> Cal
     if file.format == "parquet":
         return lambda cells: msgspec.convert({**cells, **constants}, kind)
     if file.format == "csv":
-        not_text = _not_text(topic)
+        nulls, missing = _empty_cells(topic)
 
         def convert(cells: Mapping[str, str]) -> Any:
-            filled = {name: cell for name, cell in cells.items() if cell or name not in not_text}
+            filled = {n: c or (None if n in nulls else c) for n, c in cells.items() if c or n not in missing}
             return msgspec.convert({**filled, **constants}, kind, strict=False)
 
         return convert

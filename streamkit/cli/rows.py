@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,8 +24,6 @@ SUFFIXES: Mapping[str, Format] = {
 
 OnBytes = Callable[[int], None]
 """Told now and then how many bytes of the file have been read."""
-
-_ROWS = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +118,7 @@ class RowFile:
     def _reading(self) -> Iterator[None]:
         try:
             yield
-        except (OSError, EOFError, UnicodeDecodeError, pl.exceptions.PolarsError) as error:
+        except (OSError, EOFError, zlib.error, UnicodeDecodeError, pl.exceptions.PolarsError) as error:
             raise StreamkitError(f"{self.path}: cannot be read: {error}") from error
 
 
@@ -144,7 +143,10 @@ def _text(file: BinaryIO) -> io.TextIOWrapper:
 
 
 def _header(path: Path, lines: Iterator[list[str]]) -> list[str]:
-    header = next(lines, None)
+    try:
+        header = next(lines, None)
+    except csv.Error as error:
+        raise StreamkitError(f"{path}: its first line is not CSV: {error}") from error
     if not header:
         raise StreamkitError(f"{path}: it is empty; expected a first line with the columns' names")
     if len(set(header)) < len(header):

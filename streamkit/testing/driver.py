@@ -14,6 +14,7 @@ from typing import Any, Self
 from streamkit.batch.local import Inline, LocalRunner, Result, Tasks
 from streamkit.batch.plan import make_plan
 from streamkit.batch.publish import discard_old, manifest, publish
+from streamkit.checkpoint import segment_prefix, states_range
 from streamkit.control import BatchView, Proof, Sealed, SealRequest
 from streamkit.cut import Cut
 from streamkit.deadletter import DeadLetter
@@ -204,6 +205,15 @@ class Driver:
     def scan(self, view: View) -> list[Answer]:
         """All Answers, by key and window."""
         return list(self._serving.scan(view))
+
+    def orphans(self, view: View) -> int:
+        """States in the store that belong to no Segment: 0, or released ones were left."""
+        live = tuple(
+            segment_prefix(view.name, partition, start)
+            for partition, segments in self._serving.segments(view).items()
+            for start, _ in segments.all()
+        )
+        return sum(not key.startswith(live) for key, _ in self._store.scan(*states_range(view.name)))
 
     def close(self) -> None:
         self.crash()

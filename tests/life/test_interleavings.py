@@ -126,6 +126,7 @@ class Life(RuleBasedStateMachine):
                 scanned = driver.scan(self.app.views[name])
                 assert answers(scanned) == expected(name, good)
                 assert all(a.lag == 0 for a in scanned)
+                assert driver.orphans(self.app.views[name]) == 0
             self.check_agent(driver, good)
 
     def check_agent(self, driver: Driver, good: list[dict[str, Any]]) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import decimal
 import enum
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -154,3 +156,30 @@ def test_an_output_of_the_wrong_type_stops_the_worker_and_says_where() -> None:
         driver.send(sales, sale("a", 0, 0))
         with pytest.raises(AgentFailed, match=r"agent 'wrong' yielded 'text' at sales/\d/0; expected Sale"):
             driver.catch_up()
+
+
+def test_a_checkpoint_waits_for_the_agents() -> None:
+    app, sales, view = make()
+    out = app.topic("out", value=Sale, partitions=1)
+    begun, gate = threading.Event(), threading.Event()
+
+    @app.agent(sales, out=out)
+    async def slow(events: AsyncIterator[Sale]) -> AsyncIterator[Sale]:
+        async for event in events:
+            begun.set()
+            await asyncio.to_thread(gate.wait)
+            yield event
+
+    with Driver(app) as driver:
+        driver.send(sales, sale("a", 1, 0))
+        driver.step()
+        assert begun.wait(10)
+        checkpoint = threading.Thread(target=driver.checkpoint)
+        checkpoint.start()
+        checkpoint.join(0.3)
+        assert checkpoint.is_alive()
+        assert not driver.ask(view, "a").found  # nothing of it is durable yet
+        gate.set()
+        checkpoint.join(10)
+        assert driver.ask(view, "a").value["n"] == 1
+        assert len(driver.values(out)) == 1
