@@ -16,6 +16,13 @@ from streamkit.schema import Schema, milliseconds
 ErrorPolicy = Literal["dead_letter", "skip", "fail"]
 """What becomes of a record that cannot be used: sent to `NAME.dead-letter`, counted, or the end of the worker."""
 
+REPLAYABLE = {
+    "retention.ms": "-1",
+    "message.timestamp.after.max.ms": str(2**63 - 1),
+}
+"""Configuration of the topics that StreamKit makes. A record's timestamp is its event time: by Kafka's defaults one long
+past is deleted at once, so a replay would find nothing, and one more than an hour ahead is refused."""
+
 _NAME = re.compile(r"[a-zA-Z0-9._-]{1,200}")
 
 

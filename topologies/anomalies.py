@@ -52,6 +52,8 @@ baseline = app.view(
     },
 )
 
+# Chosen with these six series in view: 10 of their 14 labelled windows are hit, with 9 alarms outside, of 9,610 points.
+# Chosen each time on the other five alone, it hits 7 with 8 outside; as many alarms at random hit 2.
 THRESHOLD = 5.0
 WARM_UP = 150
 QUIET = dt.timedelta(days=1)

@@ -16,7 +16,7 @@ from streamkit.deadletter import REPLAY_AGENT, DeadLetter
 from streamkit.errors import DefinitionError, TopicMissing
 from streamkit.log.base import Log
 from streamkit.log.scan import read_all
-from streamkit.topic import Topic
+from streamkit.topic import REPLAYABLE, Topic
 from streamkit.topology import Topology
 
 app = typer.Typer(no_args_is_help=True, help="Records that could not be used: look at them, send them to agents again.")
@@ -102,7 +102,7 @@ def _replay(log: Log, topology: Topology, topic: Topic, only: str | None) -> tup
     done = _replayed(log, topic)
     left: dict[str, int] = {}
     sent = 0
-    log.create(topic.replays, partitions=1, config={"retention.ms": "-1"})
+    log.create(topic.replays, partitions=1, config=REPLAYABLE)
     with closing(log.writer()) as writer:
         for letter in dead_letters(log, topic):
             reason = _reason_to_leave(letter, agents, only, done)

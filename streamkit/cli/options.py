@@ -15,6 +15,7 @@ from streamkit.folder import DataFolder
 from streamkit.log.base import Log
 from streamkit.log.kafka import KafkaLog
 from streamkit.settings import Connection
+from streamkit.topic import REPLAYABLE
 from streamkit.topology import Topology, load_topology
 
 TOPOLOGY = Annotated[
@@ -77,8 +78,7 @@ def create_topics(log: Log, topology: Topology) -> dict[str, bool]:
     made = {name: name not in there for name in topology.topics}
     for name, topic in topology.topics.items():
         if made[name]:
-            # Kafka's default retention deletes records with old event times at once: a replay would find nothing.
-            log.create(name, partitions=topic.partitions, config={"retention.ms": "-1"})
+            log.create(name, partitions=topic.partitions, config=REPLAYABLE)
     return made
 
 

@@ -35,11 +35,10 @@ from streamkit.speed.events import EventBatch
 from streamkit.speed.tables import TableTask
 from streamkit.speed.views import ViewTask
 from streamkit.store.base import Store, Write
-from streamkit.topic import Topic
+from streamkit.topic import REPLAYABLE, Topic
 from streamkit.topology import Topology
 
 logger = logging.getLogger(__name__)
-KEEP_FOREVER = {"retention.ms": "-1"}
 _NUMBER = 8
 _REJECTED = ""
 """Stands for the dead letters among the agents' offsets: what is not on the log's dead-letter topic yet is read, too,
@@ -118,12 +117,12 @@ class Worker:
         for name, topic in self._sources.items():
             self._log.describe(name)
             if topic.errors == "dead_letter":
-                self._log.create(topic.dead_letters, partitions=1, config=KEEP_FOREVER)
+                self._log.create(topic.dead_letters, partitions=1, config=REPLAYABLE)
                 if self.topology.agents_of(name):
-                    self._log.create(topic.replays, partitions=1, config=KEEP_FOREVER)
+                    self._log.create(topic.replays, partitions=1, config=REPLAYABLE)
         for agent in self.topology.agents.values():
             if agent.out is not None:
-                self._log.create(agent.out.name, partitions=agent.out.partitions, config=KEEP_FOREVER)
+                self._log.create(agent.out.name, partitions=agent.out.partitions, config=REPLAYABLE)
 
     def _open_views(self) -> None:
         for name, view in self.topology.views.items():

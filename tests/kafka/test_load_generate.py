@@ -118,6 +118,13 @@ def test_ctrl_c_ends_a_run_and_what_was_counted_is_there(site: Site, tmp_path: P
     assert sent == len(site.records())
 
 
+def test_event_times_far_ahead_are_taken(site: Site, tmp_path: Path) -> None:
+    app = tmp_path / "generating.py"
+    app.write_text(GENERATING)
+    site.run("generate", str(app), site.topic, "--count", "10", "--start", "2999-01-01T00:00:00Z")
+    assert len(site.records()) == 10
+
+
 def test_a_topic_without_a_generator_is_told(site: Site) -> None:
     assert "generator" in site.run("generate", str(APP), site.topic, "--count", "1", status=1)
 

@@ -67,6 +67,7 @@ def test_a_crash_changes_no_anomaly(driver: Driver, data: list[Point]) -> None:
         undisturbed.send(anomalies.metrics, *data)
         undisturbed.catch_up()
         assert found(driver) == found(undisturbed)
+        assert len(found(driver)) > 10
 
 
 def test_a_score_depends_on_the_past_alone(data: list[Point]) -> None:

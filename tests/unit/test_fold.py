@@ -176,10 +176,12 @@ def test_a_checkpoint_waits_for_the_agents() -> None:
         assert begun.wait(10)
         checkpoint = threading.Thread(target=driver.checkpoint)
         checkpoint.start()
-        checkpoint.join(0.3)
-        assert checkpoint.is_alive()
-        assert not driver.ask(view, "a").found  # nothing of it is durable yet
-        gate.set()
-        checkpoint.join(10)
+        try:
+            checkpoint.join(0.3)
+            assert checkpoint.is_alive()
+            assert not driver.ask(view, "a").found  # nothing of it is durable yet
+        finally:
+            gate.set()
+            checkpoint.join(10)
         assert driver.ask(view, "a").value["n"] == 1
         assert len(driver.values(out)) == 1
