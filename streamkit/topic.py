@@ -20,7 +20,7 @@ REPLAYABLE = {
     "retention.ms": "-1",
     "message.timestamp.after.max.ms": str(2**63 - 1),
 }
-"""Configuration of the topics that StreamKit makes. A record's timestamp is its event time: by Kafka's defaults one long
+"""Configuration of topics that StreamKit makes. A record's timestamp is its event time: by Kafka's defaults one long
 past is deleted at once, so a replay would find nothing, and one more than an hour ahead is refused."""
 
 _NAME = re.compile(r"[a-zA-Z0-9._-]{1,200}")
