@@ -12,7 +12,8 @@ from typing import Annotated, Any
 import typer
 
 from streamkit.cli.options import BROKERS, CLIENT_CONFIG, TOPOLOGY, err, load, open_log
-from streamkit.cli.sending import Sender, asked_to_stop, bar, make_topics
+from streamkit.cli.sending import Sender, bar, make_topics
+from streamkit.cli.signals import asked_to_stop
 from streamkit.schema import milliseconds
 
 EVENTS_PER_SECOND = 10_000.0

@@ -18,7 +18,8 @@ import typer
 from streamkit.cli.options import BROKERS, CLIENT_CONFIG, TOPOLOGY, err, open_log
 from streamkit.cli.options import load as load_topology
 from streamkit.cli.rows import OnBytes, Row, RowFile
-from streamkit.cli.sending import Sender, asked_to_stop, bar, make_topics
+from streamkit.cli.sending import Sender, bar, make_topics
+from streamkit.cli.signals import asked_to_stop
 from streamkit.errors import StreamkitError
 from streamkit.topic import Topic
 

@@ -1,12 +1,9 @@
-"""What `generate` and `load` share: sending values to a topic, a bar, and an end on Ctrl-C that loses nothing."""
+"""What `generate` and `load` share: sending values to a topic, and a bar."""
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Self
 
@@ -60,24 +57,6 @@ def make_topics(log: Log, topology: Topology, topic: Topic) -> None:
     """Make the topology's topics that do not exist, and say so of the one that is sent to."""
     if create_topics(log, topology)[topic.name]:
         err.print(f"topic {topic.name}: made, {topic.partitions} partitions, kept for ever")
-
-
-@contextmanager
-def asked_to_stop() -> Iterator[threading.Event]:
-    """Set by Ctrl-C and SIGTERM; a second Ctrl-C ends at once."""
-    stop = threading.Event()
-
-    def ask(number: int, _: object) -> None:
-        if stop.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stop.set()
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def bar(unit: str, *, bounded: bool = True) -> Progress:

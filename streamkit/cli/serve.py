@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
 import socket
-from collections.abc import Iterator
 from typing import Annotated
 from urllib.parse import urlencode
 
@@ -13,6 +10,7 @@ import typer
 import uvicorn
 
 from streamkit.cli.options import BROKERS, CLIENT_CONFIG, DATA, TOPOLOGY, check_topics, err, load, open_log, out
+from streamkit.cli.signals import calling
 from streamkit.errors import StreamkitError
 from streamkit.serving.connect import open_serving
 from streamkit.serving.http import make_app
@@ -54,7 +52,13 @@ def serve(
         address = _address(host, listening.getsockname()[1])
         out.print(f"topology {loaded.name!r} is served at {address}; /openapi.json says how", markup=False)
         out.print(f"try: {example(loaded, address)}", markup=False)
-        with _signals(server):
+
+        def stop() -> None:
+            server.should_exit = True
+
+        # uvicorn takes the signals itself, and raises them again at its end: without handlers of ours, that would kill
+        # the process before the reader's directory is removed.
+        with calling(stop):
             server.run(sockets=[listening])
     err.print("stopped")
 
@@ -93,20 +97,3 @@ def _listen(host: str, port: int) -> socket.socket:
     # for the client's delayed acknowledgement of the head: 47 ms an answer instead of 2.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listening
-
-
-@contextlib.contextmanager
-def _signals(server: uvicorn.Server) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the server, and leave by the way of `with`; uvicorn raises them a second time at its end,
-    which would kill the process before the reader's directory is removed."""
-
-    def ask(number: int, frame: object) -> None:
-        del number, frame
-        server.should_exit = True
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -7,8 +7,6 @@ import datetime as dt
 import fcntl
 import json
 import os
-import signal
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import Annotated
 import typer
 
 from streamkit.cli.options import BROKERS, CLIENT_CONFIG, DATA, TOPOLOGY, check_topics, err, load, open_log
+from streamkit.cli.signals import asked_to_stop
 from streamkit.errors import StateError
 from streamkit.folder import DataFolder
 from streamkit.speed.run import run
@@ -47,8 +46,7 @@ def worker(
     Examples:  streamkit worker topologies/ad_clicks.py   |   streamkit worker app.py --until-caught-up
     """
     loaded, folder = load(topology, data)
-    stop = threading.Event()
-    with open_log(brokers, client_config) as log, _signals(stop), contextlib.ExitStack() as closers:
+    with open_log(brokers, client_config) as log, asked_to_stop() as stop, contextlib.ExitStack() as closers:
         check_topics(log, loaded, topology)
         folder.state.parent.mkdir(parents=True, exist_ok=True)
         store = closers.enter_context(contextlib.closing(RocksStore.open(folder.state)))
@@ -104,23 +102,6 @@ class _Progress:
             if count
         )
         return f"{counters.events:,} events{extra}"
-
-
-@contextlib.contextmanager
-def _signals(stop: threading.Event) -> Iterator[None]:
-    """Ctrl-C and SIGTERM ask for a clean end; a second Ctrl-C ends at once, which is safe too."""
-
-    def ask(number: int, _: object) -> None:
-        if stop.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stop.set()
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
