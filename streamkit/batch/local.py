@@ -28,7 +28,7 @@ import msgspec
 from streamkit.batch.plan import Plan, Split
 from streamkit.checkpoint import slot_of
 from streamkit.control import File
-from streamkit.errors import BadRecord, StateLocked, TopicChanged
+from streamkit.errors import BadRecord, OffsetOutOfRange, StateLocked, TopicChanged
 from streamkit.fold import FOLD_ROWS, Decoded, Fold, Rejected, States, decode
 from streamkit.log.base import Log
 from streamkit.log.kafka import KafkaLog
@@ -255,6 +255,12 @@ class LocalRunner:
         topic_id = self._log.describe(plan.topic).id
         if topic_id != plan.topic_id:
             raise TopicChanged(f"topic {plan.topic!r} was deleted and made again (id {topic_id}, Cut {plan.topic_id})")
+        for partition, end in self._log.ends(plan.topic).items():
+            if plan.offsets.get(partition, 0) > end:  # it would wait for ever for records that nobody sends
+                raise OffsetOutOfRange(
+                    f"{plan.topic}/{partition}: the Cut {plan.offsets[partition]} of view {plan.view!r} lies beyond the "
+                    f"log's end {end}: was the log truncated? `streamkit reset TOPOLOGY {plan.view}` begins anew"
+                )
         path = self._folder / "plan.json"
         if path.exists() and msgspec.json.decode(path.read_bytes(), type=Plan) == plan:
             return

@@ -16,7 +16,8 @@ import pytest
 
 import streamkit as sk
 from streamkit.aggregate import OFFSET, PARTITION, TIME
-from streamkit.errors import AgentFailed, BadRecord
+from streamkit.cut import Cut
+from streamkit.errors import AgentFailed, BadRecord, OffsetOutOfRange
 from streamkit.fold import Fold, decode
 from streamkit.record import Record, RecordChunk
 from streamkit.schema import row_of
@@ -117,6 +118,16 @@ def test_the_policy_fail_names_the_record_in_both_layers() -> None:
             driver.catch_up()
         with pytest.raises(BadRecord, match=r"sales/\d/0"):
             driver.batch(view, driver.end(view))
+
+
+def test_a_cut_beyond_the_logs_end_is_refused() -> None:
+    app, sales, view = make()
+    with Driver(app) as driver:
+        driver.send(sales, sale("a", 1, 0))
+        end = driver.end(view)
+        beyond = Cut(end.topic, end.topic_id, {p: offset + 1 for p, offset in end.offsets.items()})
+        with pytest.raises(OffsetOutOfRange, match="lies beyond the log's end"):
+            driver.batch(view, beyond)
 
 
 def test_a_table_moves_with_the_checkpoint() -> None:
