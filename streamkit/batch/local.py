@@ -258,7 +258,7 @@ class LocalRunner:
         for partition, end in self._log.ends(plan.topic).items():
             if plan.offsets.get(partition, 0) > end:  # it would wait for ever for records that nobody sends
                 raise OffsetOutOfRange(
-                    f"{plan.topic}/{partition}: the Cut {plan.offsets[partition]} of view {plan.view!r} lies beyond the "
+                    f"{plan.topic}/{partition}: the Cut {plan.offsets[partition]} of view {plan.view!r} is beyond the "
                     f"log's end {end}: was the log truncated? `streamkit reset TOPOLOGY {plan.view}` begins anew"
                 )
         path = self._folder / "plan.json"

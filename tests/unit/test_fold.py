@@ -126,7 +126,7 @@ def test_a_cut_beyond_the_logs_end_is_refused() -> None:
         driver.send(sales, sale("a", 1, 0))
         end = driver.end(view)
         beyond = Cut(end.topic, end.topic_id, {p: offset + 1 for p, offset in end.offsets.items()})
-        with pytest.raises(OffsetOutOfRange, match="lies beyond the log's end"):
+        with pytest.raises(OffsetOutOfRange, match="is beyond the log's end"):
             driver.batch(view, beyond)
 
 
