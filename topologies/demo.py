@@ -66,7 +66,7 @@ class Demo:
             check=False,
         )
         if show and done.stdout:
-            console.print(done.stdout.rstrip(), markup=False)
+            console.print(done.stdout.rstrip(), markup=False, soft_wrap=True)
         if done.returncode:
             console.print(f"[red]it left with status {done.returncode}[/red]")
             raise SystemExit(done.returncode)
@@ -113,9 +113,10 @@ class Demo:
         return table
 
     def wait_for(self, events: int, worker: subprocess.Popen[bytes]) -> None:
-        """Return when so many ad events are in the worker's state."""
+        """Return when the worker runs, and so many ad events are in its state."""
+        folder = DataFolder.of(ad_clicks.app.name, FOLDER / "data")
         with closing(KafkaLog(Connection(self._brokers))) as log:
-            while self._counted(log) < events:
+            while not folder.worker_runs() or self._counted(log) < events:
                 if worker.poll() is not None:
                     raise SystemExit("the worker has ended")
                 time.sleep(0.02)
