@@ -36,11 +36,12 @@ import httpx
 
 import streamkit as sk
 from streamkit.cli.options import create_topics
+from streamkit.interval import Pacer
 from streamkit.log.base import Reader
 from streamkit.log.kafka import KafkaLog
 from streamkit.record import TopicPartition
 from streamkit.settings import Connection
-from streamkit.speed.run import run
+from streamkit.speed.run import Run, ends_of
 from streamkit.speed.worker import Worker
 from streamkit.store.rocksdb import RocksStore
 from streamkit.testing.broker import a_broker
@@ -93,11 +94,16 @@ def speed(kind: str) -> Callable[[KafkaLog, int], Figures]:
         app = topology(kind)
         with tempfile.TemporaryDirectory() as folder, ExitStack() as closers:
             store = closers.enter_context(closing(RocksStore.open(Path(folder) / "state")))
-            worker = closers.enter_context(closing(Worker(app, log, store)))
+            made: list[Worker] = []
+
+            def make() -> Worker:
+                made.append(Worker(app, log, store))
+                return made[-1]
+
             began, cpu = time.perf_counter(), time.process_time()
-            run(worker, stop=threading.Event(), until_caught_up=True)
+            Run(make, Pacer(app.pace), stop=threading.Event(), until_caught_up=ends_of(app, log)).run()
             seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
-            assert worker.counters.events == events, worker.counters
+            assert sum(worker.counters.events for worker in made) == events, made
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         return {"events_per_second": events / seconds, "cpu_us_per_event": cpu / events * 1e6, "peak_mb": peak}
 

@@ -1,15 +1,22 @@
-"""Checkpoints: how the speed layer's state lies in a Store, and the Segments it is divided into.
+"""Checkpoints: how the speed layer's state lies in a store and on the changelogs, and the Segments it is divided into.
 
 A Segment is a View's state for exactly the offsets `[start, end)` of one partition. The speed layer writes it, the
 serving layer reads it; both find it by the keys made here. A partition's Segments, and how far the View has read, are
-one value (`Segments`) that goes into the same Write as the states: neither can be durable without the other.
+one value (`Segments`) that goes into the same Checkpoint as the states: neither can be durable without the other.
 
-    FORMAT                                           version of all that follows
-    VIEW     view                                    Origin: which definition, of which topic, wrote the states
-    SEGMENTS view \\0 partition                       Segments
-    STATE    view \\0 partition segment key window    the Aggregates' states, msgpack
-    AGENT    agent \\0 topic \\0 partition             an Agent's next offset
-    TABLE    table \\0 partition key                  a Table's value
+All that is known of one source partition (its *task*) lies together in a store, below TASK, and on one partition of a
+changelog, where keys are without TASK:
+
+    FORMAT                                  version of all that follows
+    POSITION topic \\0 partition            how far this copy of the task has followed its changelog (not on it)
+    TASK     topic \\0 partition            then one of:
+      MARK                                  the last record of each Checkpoint: when and by whom
+      ORIGIN   view                         which definition, of which topic, wrote the states
+      SEGMENTS view                         Segments
+      STATE    view \\0 segment key window  the Aggregates' states, msgpack
+      AGENT    agent \\0 topic             an Agent's next offset
+      TABLE    table \\0 key               a Table's value
+      GARBAGE  view                         Segments that no reader needs and whose states are not deleted yet
 
 Numbers are big-endian, so that key order is number order; a key is msgpack, which says its own length, so that no
 key is the beginning of another.
@@ -23,12 +30,52 @@ from typing import Any, NamedTuple
 import msgspec
 
 from streamkit.errors import CutMismatch
+from streamkit.record import TopicPartition
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 FORMAT_KEY = b"\x00format"
-_VIEW, _SEGMENTS, _STATE, _AGENT, _TABLE = b"\x01", b"\x02", b"\x03", b"\x04", b"\x05"
+_POSITION, _TASK = b"\x01", b"\x02"
+MARK_KEY = b"\x01"
+_ORIGIN, _SEGMENTS, _STATE, _AGENT, _TABLE, _GARBAGE = b"\x02", b"\x03", b"\x04", b"\x05", b"\x06", b"\x07"
 _BIAS = 1 << 63
 _encode, _decode = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder().decode
+pack = msgspec.msgpack.encode
+
+CHANGELOG_CONFIG = {
+    "cleanup.policy": "compact",
+    "min.cleanable.dirty.ratio": "0.3",
+    "segment.bytes": str(64 << 20),
+    # A copy that was away for longer than tombstones are kept would keep what they deleted: see COPY_SECONDS.
+    "delete.retention.ms": str(7 * 86_400_000),
+}
+COPY_SECONDS = 3 * 86_400
+"""A copy of a task that has followed nothing for so long is made anew: tombstones it has missed may be gone."""
+
+
+def changelog_topic(topology: str, topic: str) -> str:
+    """The changelog of a source topic: as many partitions, compacted."""
+    return f"streamkit.{topology}.changelog.{topic}"
+
+
+class Mark(msgspec.Struct, frozen=True, array_like=True):
+    """The end of a Checkpoint on a changelog: `time` in milliseconds, the worker, and what it has measured."""
+
+    time: int
+    worker: str
+    measured: bytes = b""
+
+
+class Position(msgspec.Struct, frozen=True, array_like=True):
+    """How far a copy of a task has followed its changelog (a topic with this id): all before `offset`.
+
+    `whole` is False while it is being restored, when it shows no Checkpoint but parts of many. `time` is the last
+    Mark's.
+    """
+
+    changelog_id: str
+    offset: int
+    whole: bool
+    time: int = 0
 
 
 class Slot(NamedTuple):
@@ -45,6 +92,8 @@ class Origin(msgspec.Struct, frozen=True):
     fingerprint: str
     topic: str
     topic_id: str
+    reset: str = ""
+    """The newest Reset that this state comes after."""
 
 
 class Segments(msgspec.Struct, frozen=True, array_like=True):
@@ -108,42 +157,63 @@ class Segments(msgspec.Struct, frozen=True, array_like=True):
         return " ".join(f"[{start}, {end})" for start, end in self.all())
 
 
-def view_key(view: str) -> bytes:
-    return _VIEW + view.encode()
+def position_key(source: TopicPartition) -> bytes:
+    return _POSITION + _task(source)
 
 
-def segments_key(view: str, partition: int) -> bytes:
-    return _SEGMENTS + view.encode() + b"\0" + struct.pack(">I", partition)
+def position_range() -> tuple[bytes, bytes]:
+    return _POSITION, _TASK
 
 
-def segments_range(view: str) -> tuple[bytes, bytes]:
-    return _SEGMENTS + view.encode() + b"\0", _SEGMENTS + view.encode() + b"\1"
+def source_of(position_key: bytes) -> TopicPartition:
+    """The task whose Position lies at a key.
+
+    >>> source_of(position_key(TopicPartition("clicks", 3)))
+    TopicPartition(topic='clicks', partition=3)
+    """
+    return TopicPartition(position_key[1:-5].decode(), int(struct.unpack(">I", position_key[-4:])[0]))
 
 
-def partition_of(segments_key: bytes) -> int:
-    return int(struct.unpack(">I", segments_key[-4:])[0])
+def task_prefix(source: TopicPartition) -> bytes:
+    """What all keys of a task in a store begin with; what follows is the key on its changelog."""
+    return _TASK + _task(source)
 
 
-def agent_key(agent: str, topic: str, partition: int) -> bytes:
-    return _AGENT + agent.encode() + b"\0" + topic.encode() + b"\0" + struct.pack(">I", partition)
+def task_range(source: TopicPartition) -> tuple[bytes, bytes]:
+    prefix = task_prefix(source)
+    return prefix, next_prefix(prefix)
 
 
-def table_prefix(table: str) -> bytes:
-    return _TABLE + table.encode() + b"\0"
+def _task(source: TopicPartition) -> bytes:
+    return source.topic.encode() + b"\0" + struct.pack(">I", source.partition)
 
 
-def table_key(table: str, partition: int, key: Any) -> bytes:
-    return table_prefix(table) + struct.pack(">I", partition) + _encode(key)
+# What follows are keys as they are on a changelog; in a store, `task_prefix` comes before them.
 
 
-def segment_prefix(view: str, partition: int, segment: int) -> bytes:
+def origin_key(view: str) -> bytes:
+    return _ORIGIN + view.encode()
+
+
+def segments_key(view: str) -> bytes:
+    return _SEGMENTS + view.encode()
+
+
+def garbage_key(view: str) -> bytes:
+    return _GARBAGE + view.encode()
+
+
+def agent_key(agent: str, topic: str) -> bytes:
+    return _AGENT + agent.encode() + b"\0" + topic.encode()
+
+
+def table_key(table: str, key: Any) -> bytes:
+    return _TABLE + table.encode() + b"\0" + _encode(key)
+
+
+def segment_prefix(view: str, segment: int) -> bytes:
     """What all keys of the Segment that starts at offset `segment` begin with."""
-    return _STATE + view.encode() + b"\0" + struct.pack(">IQ", partition, segment)
-
-
-def segment_range(view: str, partition: int, start: int, end: int) -> tuple[bytes, bytes]:
-    """Key range of all Segments that start in `[start, end)`."""
-    return segment_prefix(view, partition, start), segment_prefix(view, partition, end)
+    return _STATE + view.encode() + b"\0" + struct.pack(">Q", segment)
 
 
 def states_range(view: str) -> tuple[bytes, bytes]:

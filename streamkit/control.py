@@ -16,14 +16,14 @@ def control_topic(topology: str) -> str:
 
 
 class SealRequest(msgspec.Struct, frozen=True, tag="seal_request"):
-    """Asks every worker to seal the open Segments of `view` at its next Checkpoint."""
+    """Asks the workers to seal the open Segments of `view` at their next Checkpoints."""
 
     id: str
     view: str
 
 
 class Sealed(msgspec.Struct, frozen=True, tag="sealed"):
-    """A worker has sealed: `ends` are by partition. `starts` tell how far down its Segments reach."""
+    """A worker has sealed: `ends` are by partition, its own ones. `starts` tell how far down its Segments reach."""
 
     request: str
     view: str
@@ -73,12 +73,20 @@ class BatchView(msgspec.Struct, frozen=True, tag="batch_view"):
 
 
 class Reset(msgspec.Struct, frozen=True, tag="reset"):
-    """All BatchViews of `view` before this record are void."""
+    """All BatchViews of `view` before this record are void, and so is the speed layer's state of it."""
 
     view: str
+    id: str = ""
 
 
-Message = SealRequest | Sealed | BatchView | Reset
+class Promoted(msgspec.Struct, frozen=True, tag="promoted"):
+    """Readers of View `view` are from now on answered by its version `name`."""
+
+    view: str
+    name: str
+
+
+Message = SealRequest | Sealed | BatchView | Reset | Promoted
 
 encode = msgspec.json.Encoder().encode
 _decoder: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
@@ -96,12 +104,19 @@ class Published:
 
     def __init__(self) -> None:
         self._views: dict[str, tuple[BatchView, ...]] = {}
+        self._promoted: dict[str, str] = {}
 
     def apply(self, message: Message) -> None:
         if isinstance(message, BatchView):
             self._views[message.view] = (*self._views.get(message.view, ()), message)[-KEPT:]
         elif isinstance(message, Reset):
             self._views.pop(message.view, None)
+        elif isinstance(message, Promoted):
+            self._promoted[message.view] = message.name
+
+    def version(self, view: str) -> str | None:
+        """The name of the version that is in force; None where none was ever promoted."""
+        return self._promoted.get(view)
 
     def of(self, view: str, fingerprint: str) -> tuple[BatchView, ...]:
         """Newest first; none where the newest was computed by another definition."""

@@ -10,7 +10,8 @@
     │   ├── TopicMissing
     │   ├── TopicChanged       a topic was deleted and made again, or its partitions changed
     │   ├── OffsetOutOfRange   retention has deleted records that are still needed
-    │   └── DeliveryFailed     the broker refused a record that was sent
+    │   ├── DeliveryFailed     the broker refused a record that was sent
+    │   └── Fenced             this worker's partitions, or its transactional id, are another's by now
     ├── StateError             the state on disk cannot be used
     │   ├── StateLocked        another worker holds it
     │   ├── StateMissing
@@ -70,6 +71,10 @@ class OffsetOutOfRange(LogError):
 
 class DeliveryFailed(LogError):
     """The broker refused a record."""
+
+
+class Fenced(LogError):
+    """This worker's partitions, or its transactional id, are another's by now: what it has not committed is void."""
 
 
 class StateError(StreamkitError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,6 +22,10 @@ class TableBackend(Protocol):
     def put(self, table: Table, key: Any, value: Any) -> None: ...
 
     def delete(self, table: Table, key: Any) -> None: ...
+
+
+running_tables: ContextVar[TableBackend | None] = ContextVar("streamkit_tables", default=None)
+"""Where the worker keeps Tables whose agent is running here: a test may have several workers in one process."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,9 +48,6 @@ class Table:
                 f"table {self.name!r}: give value=TYPE (a msgspec type: int, list[float], a Struct ...), "
                 f"or pickle=True for values that only pickle can write"
             )
-
-    def connect(self, backend: TableBackend | None) -> None:
-        object.__setattr__(self, "_backend", backend)
 
     def dump(self, value: Any) -> bytes:
         return pickle.dumps(value) if self.pickled else msgspec.msgpack.encode(value)
@@ -75,7 +77,7 @@ class Table:
         return self._connected().get(self, key) is not None
 
     def _connected(self) -> TableBackend:
-        backend: TableBackend | None = getattr(self, "_backend", None)
+        backend = running_tables.get()
         if backend is None:
             raise StreamkitError(f"table {self.name!r} is used outside an agent of a running worker or Driver")
         return backend

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import polars as pl
 
@@ -19,12 +19,20 @@ from streamkit.aggregate import Aggregate
 from streamkit.codec import Codec, Json
 from streamkit.errors import DefinitionError
 from streamkit.generator import Generator, GeneratorFunction
+from streamkit.interval import Pace
 from streamkit.table import Table
 from streamkit.topic import ErrorPolicy, Topic
 from streamkit.view import View
 from streamkit.window import Unbounded, Window
 
 Key = str | pl.Expr
+Guarantee = Literal["exactly_once", "at_least_once"]
+"""`exactly_once`: state, outputs, dead letters and offsets move together or not at all, in one transaction a
+Checkpoint; outputs are readable from then on (read_committed). `at_least_once`: no transactions; outputs are readable
+at once, and after a crash those since the last Checkpoint are sent a second time. Views count each record once as long
+as the worker's own disk is there; state restored from a changelog that a crash has cut short within a Checkpoint may
+have counted records of that one twice."""
+
 T = TypeVar("T")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
@@ -43,8 +51,33 @@ class Topology:
     streamkit.errors.DefinitionError: view 'spend': Click has no field 'camapign'; did you mean 'campaign'?
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        guarantee: Guarantee = "exactly_once",
+        standbys: int = 0,
+        recovery: str | float | None = None,
+        freshness: str | float | None = None,
+        checkpoint: str | float | None = None,
+    ) -> None:
+        """`guarantee` is what a crash may do to outputs, dead letters and state: see `Guarantee`. `standbys` is how
+        many workers keep a copy of each task beside its owner.
+
+        How often Checkpoints are made is a choice of three: `recovery="5s"` states how long a worker that was killed
+        may take until it has caught up, and the worker measures what interval that allows; `freshness="1s"` bounds the
+        interval, as Answers are as old as the last Checkpoint; `checkpoint="500ms"` fixes it. Raises DefinitionError.
+        """
         self.name = _checked_name("topology", name)
+        if guarantee not in get_args(Guarantee):
+            raise DefinitionError(
+                f"topology {name!r}: guarantee must be one of {', '.join(get_args(Guarantee))}, got {guarantee!r}"
+            )
+        if standbys < 0:
+            raise DefinitionError(f"topology {name!r}: standbys must be 0 or more, got {standbys}")
+        self.guarantee: Guarantee = guarantee
+        self.standbys = standbys
+        self.pace = Pace.of(recovery, freshness, checkpoint)
         self.topics: dict[str, Topic] = {}
         self.views: dict[str, View] = {}
         self.agents: dict[str, Agent] = {}
@@ -77,19 +110,25 @@ class Topology:
         aggregates: Mapping[str, Aggregate[Any, Any]],
         window: Window | None = None,
         where: pl.Expr | None = None,
+        version: int = 1,
     ) -> View:
         """Declare a View of a topic of this Topology.
 
         `key` is a field, a polars expression with a name (`.alias("...")`), or several of them; `where` keeps the
-        records for which it is true; without `window` a key has one state for all time. Raises DefinitionError.
+        records for which it is true; without `window` a key has one state for all time. A changed
+        definition is declared beside the old one with the next `version`; `streamkit upgrade` switches readers over.
+        Raises DefinitionError.
         """
         _checked_name("view", name)
+        if version < 1:
+            raise DefinitionError(f"view {name!r}: version must be 1 or more, got {version}")
+        name = name if version == 1 else f"{name}@{version}"
         self._refuse_twice("view", name, self.views)
         self._own(topic, f"view {name!r}")
         try:
             types = topic.schema.types()
             bound = {n: _bind(n, a, topic, types) for n, a in aggregates.items()}
-            view = View(name, topic, _keys(topic, key), window or Unbounded(), where, bound)
+            view = View(name, topic, _keys(topic, key), window or Unbounded(), where, bound, version)
         except DefinitionError as error:
             raise DefinitionError(f"view {name!r}: {error}") from None
         view.check()
@@ -149,8 +188,12 @@ class Topology:
     def agents_of(self, topic: str) -> list[Agent]:
         return [a for a in self.agents.values() if a.topic.name == topic]
 
+    def versions(self, view: str) -> list[View]:
+        """The versions of a View that are declared, oldest first."""
+        return sorted((v for v in self.views.values() if v.base == view), key=lambda v: v.version)
+
     def find_view(self, name: str) -> View:
-        """Raises DefinitionError with the names that there are."""
+        """The View of this name, or NAME@VERSION. Raises DefinitionError with the names that there are."""
         return _find("view", name, self.views, self.name)
 
     def find_topic(self, name: str) -> Topic:

@@ -30,7 +30,8 @@ class Answer:
 
     `value`, `batch` and `speed` map the Aggregates' names to results: of the whole, of the BatchView's part, and of
     the Segments after it (None where that layer holds nothing of the key). `window` is `(start, end)` in milliseconds,
-    end exclusive, None where the View has no windows. `lag` counts the records on the log that are not in the answer.
+    end exclusive, None where the View has no windows. `lag` counts the records on the log that are not in the answer;
+    `as_of` is when the newest Checkpoint or BatchView in it was made, in milliseconds since the epoch.
     `errors` holds the bounds of the Aggregates that are sketches. `found` is False where no record had the key.
     """
 
@@ -43,6 +44,7 @@ class Answer:
     batch: Mapping[str, Any] | None = None
     speed: Mapping[str, Any] | None = None
     errors: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    as_of: int = 0
 
     @property
     def found(self) -> bool:
@@ -62,6 +64,7 @@ class View:
     """A View's definition. Make it with `Topology.view`, which checks it.
 
     `keys` maps the key parts' names to polars expressions over the topic's fields; `aggregates` are bound to them.
+    Versions of one View live side by side; the first is named as the View is, the others NAME@VERSION.
     """
 
     name: str
@@ -70,6 +73,12 @@ class View:
     window: Window
     where: pl.Expr | None
     aggregates: Mapping[str, Aggregate[Any, Any]]
+    version: int = 1
+
+    @property
+    def base(self) -> str:
+        """The View's name without its version."""
+        return self.name.partition("@")[0]
 
     @cached_property
     def fields(self) -> tuple[str, ...]:

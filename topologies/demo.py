@@ -184,7 +184,7 @@ def count_ads(demo: Demo, events: int) -> None:
 
 def kill_one(demo: Demo) -> None:
     """A worker dies in the middle of its work; the next `worker` goes on from its last Checkpoint."""
-    with demo.beside("worker", ADS, "--checkpoint-seconds", "0.1") as worker:
+    with demo.beside("worker", ADS, "--checkpoint", "100ms") as worker:
         demo.wait_for(1, worker)
         worker.kill()
     console.print(f"[red]kill -9 {worker.pid}[/red]")

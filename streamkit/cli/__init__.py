@@ -31,9 +31,10 @@ def streamkit() -> None:
 
 
 COMMANDS = (
-    "describe", "create-topics", "generate", "load", "worker", "batch", "query", "serve", "verify", "reset",
+    "describe", "create-topics", "generate", "load", "worker", "batch", "query", "serve", "verify", "upgrade",
+    "reset",
 )  # fmt: skip
-GROUPS = ("broker", "dead-letter")
+GROUPS = ("broker", "checkpoint", "dead-letter")
 
 
 def _register(only: str | None = None) -> None:

@@ -38,6 +38,7 @@ from streamkit.log.kafka import KafkaLog
 from streamkit.serving.batches import states_of
 from streamkit.serving.connect import open_serving
 from streamkit.serving.proof import compare
+from streamkit.speed.worker import group_of
 from streamkit.topology import Topology
 from streamkit.view import View
 
@@ -125,11 +126,11 @@ class BatchRun:
 
     def seal(self, control: ControlTopic, partitions: int, seal_seconds: float) -> tuple[Cut, Mapping[int, int]] | None:
         """The Cut that the running workers agree on, None where there are none."""
-        if not self.folder.worker_runs():
+        if not self.log.members(group_of(self.topology.name)):
             return None
         sealed = request_seal(control, self.view, partitions, timeout_seconds=seal_seconds)
         if sealed is None:
-            err.print(f"view {self.view.name}: the worker has not sealed within {seal_seconds:g} s (--seal-seconds)")
+            err.print(f"view {self.view.name}: the workers have not sealed within {seal_seconds:g} s (--seal-seconds)")
         return sealed
 
     def pool(self, plan: Plan) -> Pool:

@@ -83,7 +83,7 @@ def replay(
 
 
 def dead_letters(log: Log, topic: Topic) -> Iterator[DeadLetter]:
-    """Each once: a worker that was killed may have written some a second time."""
+    """Each once: at least once, a worker that was killed may have written some a second time."""
     seen = set()
     try:
         for record in read_all(log, topic.dead_letters):
@@ -102,7 +102,7 @@ def _replay(log: Log, topology: Topology, topic: Topic, only: str | None) -> tup
     done = _replayed(log, topic)
     left: dict[str, int] = {}
     sent = 0
-    log.create(topic.replays, partitions=1, config=REPLAYABLE)
+    log.create(topic.replays, partitions=log.describe(topic.name).partitions, config=REPLAYABLE)
     with closing(log.writer()) as writer:
         for letter in dead_letters(log, topic):
             reason = _reason_to_leave(letter, agents, only, done)
@@ -110,7 +110,10 @@ def _replay(log: Log, topology: Topology, topic: Topic, only: str | None) -> tup
                 left[reason] = left.get(reason, 0) + 1
                 continue
             headers = [*letter.headers(), (REPLAY_AGENT, letter.by.encode())]
-            writer.send(topic.replays, letter.value, key=letter.key, timestamp=letter.timestamp, headers=headers)
+            # The partition it came from: the worker that has the Tables of its key reads that one.
+            place = letter.source.partition
+            time = letter.timestamp
+            writer.send(topic.replays, letter.value, key=letter.key, timestamp=time, headers=headers, partition=place)
             sent += 1
         writer.flush()
     return sent, left

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from streamkit.changelog import Restoring
 from streamkit.errors import TopicMissing
 from streamkit.folder import DataFolder
+from streamkit.interval import show_seconds
 from streamkit.log.base import Log
 from streamkit.log.kafka import KafkaLog
 from streamkit.settings import Connection
@@ -80,6 +83,19 @@ def create_topics(log: Log, topology: Topology) -> dict[str, bool]:
         if made[name]:
             log.create(name, partitions=topic.partitions, config=REPLAYABLE)
     return made
+
+
+_told = 0.0
+
+
+def restoring(progress: Restoring) -> None:
+    """A line every two seconds while a reader follows changelogs to their ends."""
+    global _told
+    now = time.monotonic()
+    if progress.seconds >= 2 and now - _told >= 2:
+        _told = now
+        left = "" if progress.left is None else f", {show_seconds(progress.left)} left"
+        err.print(f"following the changelogs: {progress.done:,} of {progress.total:,} records{left}")
 
 
 def is_empty(log: Log, topic: str) -> bool:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from streamkit.cli.options import BROKERS, CLIENT_CONFIG, DATA, TOPOLOGY, VIEW, err, load, open_log, out
+from streamkit.cli.options import BROKERS, CLIENT_CONFIG, DATA, TOPOLOGY, VIEW, err, load, open_log, out, restoring
 from streamkit.errors import DefinitionError
 from streamkit.serving.answer_json import answer_json, iso_time, parse_span, parse_time, plain
 from streamkit.serving.connect import open_serving
@@ -63,10 +63,10 @@ def query(
     Examples:  streamkit query app.py campaign c42   |   streamkit query app.py campaign --at 2023-11-14T22:13:20Z
     """
     loaded, folder = load(topology, data)
-    found = loaded.find_view(view)
-    wanted = found.parse_key(key) if key else None
-    span = _span(found, at, start, end)
-    with open_log(brokers, client_config) as log, open_serving(loaded, log, folder) as serving:
+    with open_log(brokers, client_config) as log, open_serving(loaded, log, folder, on_progress=restoring) as serving:
+        found = serving.find(view)
+        wanted = found.parse_key(key) if key else None
+        span = _span(found, at, start, end)
         page = serving.page(found, wanted, *span)
         shown = limit if limit is not None or as_json else TABLE_ROWS
         answers = itertools.islice(page.answers, shown)
@@ -115,7 +115,8 @@ def footer(page: Page) -> str:
     seam = page.seam
     records = sum(end - start for spans in seam.segments.values() for start, end in spans)
     batch = f"BatchView {seam.batch.id}" if seam.batch else "no BatchView"
-    return f"exact at {seam.cut}, lag {page.lag:,} records; {batch} + {records:,} records of Segments"
+    behind = f"lag {page.lag:,} records" + (f" since {iso_time(seam.as_of)}" if page.lag else "")
+    return f"exact at {seam.cut}, {behind}; {batch} + {records:,} records of Segments"
 
 
 def nothing_found(key: Sequence[Any] | None, span: tuple[int | None, int | None], seam: Seam) -> str:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import shutil
-from contextlib import closing
+import uuid
+from contextlib import closing, suppress
 from typing import Annotated
 
 import typer
 
-from streamkit.checkpoint import segments_range, states_range, view_key
+from streamkit.checkpoint import changelog_topic
 from streamkit.cli.options import BROKERS, CLIENT_CONFIG, DATA, TOPOLOGY, load, open_log, out
 from streamkit.control import Reset
+from streamkit.errors import StateLocked, TopicMissing
 from streamkit.folder import DataFolder
+from streamkit.log.base import Log
 from streamkit.log.control import ControlTopic
-from streamkit.store.base import Write
-from streamkit.store.rocksdb import RocksStore
+from streamkit.speed.worker import group_of
+from streamkit.topology import Topology
 
 
 def reset(
@@ -27,10 +30,11 @@ def reset(
     client_config: CLIENT_CONFIG = None,
     data: DATA = None,
 ) -> None:
-    """Discard the Segments and BatchViews of Views; they are computed anew from the log's start. Stop the worker first.
+    """Discard the Segments and BatchViews of Views; they are computed anew from the log's start.
 
-    Without VIEW all of the topology's state goes, the agents' Tables and offsets with it: agents then see every event
-    again. The topics themselves are never touched.
+    With VIEW, workers that run do so at their next Checkpoint, others when they start. Without, all of the topology's
+    state goes, changelogs, the agents' Tables and offsets with it, and agents then see every event again: stop the
+    workers first. The topics themselves are never touched.
 
     Examples:  streamkit reset app.py campaign   |   streamkit reset app.py --yes
     """
@@ -40,22 +44,27 @@ def reset(
     if not yes:
         typer.confirm(f"Discard {what}?", abort=True)
     with open_log(brokers, client_config) as log:
-        _discard_state(folder, names if views else None)
+        if views is None:
+            _discard_state(loaded, log, folder)
         with closing(ControlTopic(log, loaded.name)) as control:
             for name in names:
-                control.append(Reset(name))
+                control.append(Reset(name, uuid.uuid4().hex))
         for name in names:
             shutil.rmtree(folder.batch / name, ignore_errors=True)
-    out.print(f"discarded {what}; `streamkit worker` computes it anew from the log's start")
+    out.print(f"discarded {what}; the workers compute it anew from the log's start")
 
 
-def _discard_state(folder: DataFolder, views: list[str] | None) -> None:
-    """The store is opened, so that its lock refuses while a worker runs."""
-    if not folder.state.exists():
-        return
-    with closing(RocksStore.open(folder.state)) as store:
-        for name in views or ():
-            store.write(Write(deletes=[view_key(name)], ranges=[segments_range(name), states_range(name)]))
-    if views is None:
-        shutil.rmtree(folder.state)
-        folder.worker.unlink(missing_ok=True)
+def _discard_state(topology: Topology, log: Log, folder: DataFolder) -> None:
+    """Changelogs first: every copy of the state, here or elsewhere, is then one of a changelog that is no more."""
+    running = log.members(group_of(topology.name))
+    if running:
+        raise StateLocked(
+            f"{len(running)} workers of topology {topology.name!r} run ({', '.join(sorted(running))}): stop them first"
+            f" (one that was killed counts until its session has run out). To discard Views only, name them"
+        )
+    for topic in topology.sources():
+        with suppress(TopicMissing):
+            log.delete(changelog_topic(topology.name, topic))
+    for slot in folder.slots():
+        shutil.rmtree(slot.path)
+    shutil.rmtree(folder.replica, ignore_errors=True)

@@ -27,6 +27,13 @@ def serve(
     stale_seconds: Annotated[
         float, typer.Option(min=0, help="How old an Answer's look at the state may be; 0 asks the broker each time.")
     ] = 0.05,
+    follow: Annotated[
+        bool,
+        typer.Option(
+            help="Keep a copy of all state by following the changelogs, so that Answers go on, and say how far they "
+            "are behind, whatever becomes of the workers and their disks."
+        ),
+    ] = True,
     brokers: BROKERS = None,
     client_config: CLIENT_CONFIG = None,
     data: DATA = None,
@@ -42,7 +49,7 @@ def serve(
     with (
         _listen(host, port) as listening,
         open_log(brokers, client_config) as log,
-        open_serving(loaded, log, folder, stale_seconds=stale_seconds) as serving,
+        open_serving(loaded, log, folder, stale_seconds=stale_seconds, follow=follow) as serving,
     ):
         check_topics(log, loaded, topology)
         config = uvicorn.Config(

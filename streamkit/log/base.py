@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -35,6 +35,12 @@ class Reader(Protocol):
     def seek(self, source: TopicPartition, offset: int) -> None:
         """Go on from `offset`; records already buffered are dropped."""
 
+    def add(self, positions: Mapping[TopicPartition, int]) -> None:
+        """Read these partitions, too. Raises as `Log.reader` does."""
+
+    def remove(self, sources: Collection[TopicPartition]) -> None:
+        """Read these partitions no more; those that are not read are ignored."""
+
     def commit(self, positions: Mapping[TopicPartition, int]) -> None:
         """Tell the broker the group's positions, for lag tools only: the truth is in the Store."""
 
@@ -66,6 +72,82 @@ class Writer(Protocol):
     def close(self) -> None: ...
 
 
+Change = tuple[bytes, bytes | None]
+"""A changelog record: key and value; None deletes."""
+
+
+class GroupListener(Protocol):
+    """What a member of a consumer group is told, in the thread that polls."""
+
+    def assigned(self, sources: Collection[TopicPartition]) -> None:
+        """These are now this member's own."""
+
+    def revoked(self, sources: Collection[TopicPartition]) -> None:
+        """These are asked back; they stay this member's own, and nobody else's, until this returns."""
+
+    def lost(self, sources: Collection[TopicPartition]) -> None:
+        """These may be somebody else's already: nothing of them may be committed any more."""
+
+
+class Member(Protocol):
+    """Membership in a consumer group (KIP-848): who reads which partition. It fetches nothing itself."""
+
+    def poll(self, timeout: float = 0.0) -> None:
+        """Tell the listener what has changed; waits up to `timeout` seconds for something to change.
+
+        Raises what the listener raised, TopicMissing, BrokerUnreachable (refused; while brokers restart it waits).
+        """
+
+    def owned(self) -> frozenset[TopicPartition]:
+        """What this member has been told is its own."""
+
+    def leave(self) -> None:
+        """Give everything back (the listener hears `revoked`) and leave the group at once. May be called again."""
+
+
+class Committer(Protocol):
+    """Puts all that belongs to one Checkpoint on the log: together, or, without a transactional id, in order."""
+
+    def send(
+        self,
+        topic: str,
+        value: bytes | None,
+        *,
+        key: bytes | None = None,
+        timestamp: int | None = None,
+        headers: Headers = (),
+        partition: int | None = None,
+    ) -> None:
+        """Add one record to the next `commit`; as `Writer.send`. Any thread may call it.
+
+        With a transactional id the record is held until then; without one it may be on the log at once.
+        """
+
+    def held(self) -> int:
+        """Bytes that are held for the next `commit`."""
+
+    def commit(
+        self,
+        changes: Mapping[TopicPartition, Sequence[Change]],
+        offsets: Mapping[TopicPartition, int],
+        member: Member,
+    ) -> dict[TopicPartition, int]:
+        """Make durable, all or nothing: what was sent, `changes` by changelog partition, and the group's `offsets`.
+
+        Returns for each partition that has changes the offset after its last record. With a transactional id it is one
+        transaction: all records are acknowledged before the offsets are sent, and those are refused unless `member`
+        is still of the group (KIP-447). Raises Fenced where it is not, where a partition of `offsets` is not its own,
+        or where another process has the transactional id; DeliveryFailed, BrokerUnreachable. What was sent is then
+        still held: `discard` it, or commit again.
+        """
+
+    def discard(self) -> None:
+        """Forget what was sent since the last `commit`."""
+
+    def close(self) -> None:
+        """Let go; what is held is dropped."""
+
+
 class Log(Protocol):
     """A Kafka cluster, or its stand-in in memory."""
 
@@ -78,6 +160,9 @@ class Log(Protocol):
     def create(self, topic: str, *, partitions: int, config: Mapping[str, str] | None = None) -> TopicInfo:
         """Make the topic, or return it as it is where it exists already (whatever its partitions)."""
 
+    def grow(self, topic: str, partitions: int) -> TopicInfo:
+        """Give the topic more partitions; one that has as many already is left as it is. Raises TopicMissing."""
+
     def delete(self, topic: str) -> None:
         """Delete the topic; raises TopicMissing."""
 
@@ -87,13 +172,34 @@ class Log(Protocol):
     def starts(self, topic: str) -> dict[int, int]:
         """The first offset of each partition that is still there."""
 
-    def ends(self, topic: str) -> dict[int, int]:
-        """The offset after the last committed record of each partition (the last stable offset)."""
+    def ends(self, topic: str, *, committed: bool = True) -> dict[int, int]:
+        """The offset after the last committed record of each partition (the last stable offset).
+
+        With `committed=False` the high watermark: the end of open transactions, too.
+        """
 
     def reader(self, positions: Mapping[TopicPartition, int], *, group: str | None = None) -> Reader:
         """A Reader from these offsets. Raises TopicMissing, TopicChanged (no such partition), BrokerUnreachable."""
 
     def writer(self) -> Writer:
         """Raises BrokerUnreachable."""
+
+    def join(self, group: str, topics: Collection[str], listener: GroupListener, *, name: str = "streamkit") -> Member:
+        """Become a member of `group`, which shares out the partitions of `topics`; `name` is what tools show.
+
+        Returns at once; the first `poll`s tell what is assigned. Raises TopicMissing, BrokerUnreachable.
+        """
+
+    def members(self, group: str) -> dict[str, frozenset[TopicPartition]]:
+        """The group's live members by the broker's id for them, and what each owns; empty where there is no group."""
+
+    def group_offsets(self, group: str) -> dict[TopicPartition, int]:
+        """The offsets that members of the group have committed; empty where there is no group."""
+
+    def committer(self, transactional_id: str | None = None) -> Committer:
+        """A Committer; with an id, a transaction that another process with this id has left open is aborted first.
+
+        Raises BrokerUnreachable.
+        """
 
     def close(self) -> None: ...

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from streamkit.errors import BrokerUnreachable, LogError, OffsetOutOfRange, TopicMissing
+from streamkit.errors import BrokerUnreachable, Fenced, LogError, OffsetOutOfRange, TopicMissing
 
 READER: dict[str, Any] = {
     # Without a deep queue the fetcher starves at 500,000 records/s, and a full one stops it for 1 s by default.
@@ -41,12 +41,39 @@ WRITER_REQUIRED: dict[str, Any] = {
     "partitioner": "murmur2_random",
     "delivery.report.only.error": True,
 }
+MEMBER_REQUIRED: dict[str, Any] = {
+    # The broker shares the partitions out, and moves only those that must move (KIP-848).
+    "group.protocol": "consumer",
+    "enable.auto.commit": False,
+    "auto.offset.reset": "error",
+    # Its partitions are paused, and its queue is never to hold a record.
+    "queued.min.messages": 1,
+}
+TRANSACTION_TIMEOUT_MS = 15_000
+"""The coordinator aborts a transaction that is open for longer, so a dead worker holds readers back no longer."""
 
 MISSING = frozenset({"UNKNOWN_TOPIC_OR_PART", "UNKNOWN_TOPIC_ID", "_UNKNOWN_TOPIC", "_UNKNOWN_PARTITION", "_NOENT"})
 OUT_OF_RANGE = frozenset({"OFFSET_OUT_OF_RANGE", "_AUTO_OFFSET_RESET"})
 UNREACHABLE = frozenset({"_ALL_BROKERS_DOWN", "_TRANSPORT", "_TIMED_OUT", "_RESOLVE"})
-MOVING = frozenset({"NOT_LEADER_FOR_PARTITION", "LEADER_NOT_AVAILABLE", "NOT_CONTROLLER", "UNKNOWN_LEADER_EPOCH"})
-"""Answered while a partition's or the controller's leadership is on its way to another broker."""
+COORDINATOR = frozenset({"COORDINATOR_LOAD_IN_PROGRESS", "COORDINATOR_NOT_AVAILABLE", "NOT_COORDINATOR"})
+MOVING = COORDINATOR | {"NOT_LEADER_FOR_PARTITION", "LEADER_NOT_AVAILABLE", "NOT_CONTROLLER", "UNKNOWN_LEADER_EPOCH"}
+"""Answered while a partition's, the controller's or a coordinator's leadership is on its way to another broker."""
+PASSING = UNREACHABLE | MOVING | {
+    "_MSG_TIMED_OUT", "_TIMED_OUT_QUEUE", "_WAIT_COORD", "REQUEST_TIMED_OUT", "CONCURRENT_TRANSACTIONS",
+    "NOT_ENOUGH_REPLICAS", "NOT_ENOUGH_REPLICAS_AFTER_APPEND",
+}  # fmt: skip
+"""What goes by while brokers restart: a transaction that failed by it is begun again."""
+STALE = frozenset({"STALE_MEMBER_EPOCH", "ILLEGAL_GENERATION"})
+"""A rebalance came between taking the member's epoch and the coordinator's look at it.
+
+In transactions the coordinator calls it by the older name, which clients without KIP-848 know, too.
+"""
+FENCED = frozenset({
+    "_FENCED", "PRODUCER_FENCED", "INVALID_PRODUCER_EPOCH", "INVALID_PRODUCER_ID_MAPPING", "INVALID_TXN_STATE",
+    "UNKNOWN_MEMBER_ID", "FENCED_MEMBER_EPOCH", "FENCED_INSTANCE_ID", "GROUP_ID_NOT_FOUND",
+})  # fmt: skip
+"""Another process has the transactional id, the coordinator gave the transaction up, or the member is one no more."""
+PURGED = frozenset({"_PURGE_QUEUE", "_PURGE_INFLIGHT"})
 REFUSED = frozenset({"_AUTHENTICATION", "SASL_AUTHENTICATION_FAILED", "_SSL"})
 
 
@@ -70,4 +97,8 @@ def log_error(name: str, reason: str, about: str, brokers: str) -> LogError:
         return TopicMissing(f"{about}: does not exist at {brokers}; is it the right cluster, is the name right?")
     if name in OUT_OF_RANGE:
         return OffsetOutOfRange(f"{about}: {reason}")
+    if name in FENCED | STALE:
+        return Fenced(
+            f"{about}: {reason} ({name}): another worker has taken over; start again from the last Checkpoint"
+        )
     return LogError(f"{about}: {reason} ({name}) at {brokers}")

@@ -6,12 +6,13 @@ import threading
 import time
 import uuid
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from operator import attrgetter
 
 from streamkit.errors import DeliveryFailed, LogError, OffsetOutOfRange, TopicChanged, TopicMissing
-from streamkit.log.base import TopicInfo
+from streamkit.log.base import GroupListener, Member, TopicInfo
+from streamkit.log.memory_group import Group, MemoryCommitter, MemoryMember
 from streamkit.record import Chunk, Headers, Record, RecordChunk, TopicPartition
 
 MAX_RECORD_BYTES = 1_000_000
@@ -78,6 +79,8 @@ class MemoryLog:
         self.committed: dict[str, dict[TopicPartition, int]] = {}
         """What readers committed, by group: what lag tools would see."""
         self._topics: dict[str, _Topic] = {}
+        self._groups: dict[str, Group] = {}
+        self._transactional: dict[str, object] = {}
         self._changed = threading.Condition()
 
     def describe(self, topic: str) -> TopicInfo:
@@ -97,6 +100,16 @@ class MemoryLog:
                 info = TopicInfo(topic, uuid.uuid4().hex, partitions)
                 self._topics[topic] = _Topic(info, [_Partition() for _ in range(partitions)])
             return self._topics[topic].info
+
+    def grow(self, topic: str, partitions: int) -> TopicInfo:
+        with self._changed:
+            found = self._topic(topic)
+            more = partitions - len(found.partitions)
+            if more > 0:
+                found.partitions += [_Partition() for _ in range(more)]
+                found.info = replace(found.info, partitions=partitions)
+                self._changed.notify_all()
+            return found.info
 
     def delete(self, topic: str) -> None:
         with self._changed:
@@ -126,7 +139,8 @@ class MemoryLog:
         with self._changed:
             return {number: p.start for number, p in enumerate(self._topic(topic).partitions)}
 
-    def ends(self, topic: str) -> dict[int, int]:
+    def ends(self, topic: str, *, committed: bool = True) -> dict[int, int]:
+        del committed  # a transaction is on this log whole or not at all
         with self._changed:
             return {number: p.end for number, p in enumerate(self._topic(topic).partitions)}
 
@@ -139,8 +153,61 @@ class MemoryLog:
     def writer(self) -> MemoryWriter:
         return MemoryWriter(self)
 
+    def join(
+        self, group: str, topics: Collection[str], listener: GroupListener, *, name: str = "streamkit"
+    ) -> MemoryMember:
+        with self._changed:
+            for topic in topics:
+                self._topic(topic)
+            found = self._groups.setdefault(group, Group())
+            return MemoryMember(self, found, frozenset(topics), listener, name)
+
+    def members(self, group: str) -> dict[str, frozenset[TopicPartition]]:
+        with self._changed:
+            return self._groups[group].members_and_holds() if group in self._groups else {}
+
+    def group_offsets(self, group: str) -> dict[TopicPartition, int]:
+        with self._changed:
+            return dict(self.committed.get(group, {}))
+
+    def expire(self, member: Member) -> None:
+        """Drop a member from its group behind its back, as the broker does when it has heard nothing for too long."""
+        assert isinstance(member, MemoryMember)
+        with self._changed:
+            member.group.drop(member)
+
+    def committer(self, transactional_id: str | None = None) -> MemoryCommitter:
+        with self._changed:
+            return MemoryCommitter(self, transactional_id)
+
     def close(self) -> None:
         """Nothing to let go: the records live as long as this object."""
+
+    def _check_size(self, topic: str, value: bytes | None, key: bytes | None) -> None:
+        size = len(key or b"") + len(value or b"")
+        if size > MAX_RECORD_BYTES:
+            raise LogError(f"it has {size} bytes and {MAX_RECORD_BYTES} are allowed")
+        self._topic(topic)
+
+    def _append(
+        self,
+        topic: str,
+        value: bytes | None,
+        key: bytes | None = None,
+        timestamp: int | None = None,
+        headers: Headers = (),
+        partition: int | None = None,
+    ) -> TopicPartition:
+        """Put one record on the log; returns where."""
+        with self._changed:
+            self._check_size(topic, value, key)
+            number = self._topic(topic).choose(key) if partition is None else partition
+            place = self._partition(TopicPartition(topic, number))
+            stamp = timestamp or int(self.clock() * 1_000)
+            place.records.append(Record(topic, number, place.end, stamp, key, value, tuple(headers)))
+            place.end += 1
+            self._changed.notify_all()
+            return TopicPartition(topic, number)
 
     def _topic(self, topic: str) -> _Topic:
         if topic not in self._topics:
@@ -211,6 +278,18 @@ class MemoryReader:
                 raise LogError(f"{source}: not read by this reader, which reads {', '.join(map(str, self._positions))}")
             self._positions[source] = offset
 
+    def add(self, positions: Mapping[TopicPartition, int]) -> None:
+        with self._log._changed:
+            for source in positions:
+                self._log._partition(source)
+                self._ids[source.topic] = self._log._topic(source.topic).info.id
+            self._positions.update(positions)
+
+    def remove(self, sources: Collection[TopicPartition]) -> None:
+        with self._log._changed:
+            for source in sources:
+                self._positions.pop(source, None)
+
     def commit(self, positions: Mapping[TopicPartition, int]) -> None:
         if self._group is not None:
             with self._log._changed:
@@ -238,29 +317,9 @@ class MemoryWriter:
         partition: int | None = None,
     ) -> None:
         try:
-            self._append(topic, value, key, timestamp, headers, partition)
+            self._log._append(topic, value, key, timestamp, headers, partition)
         except LogError as error:
             self._failure = self._failure or DeliveryFailed(f"a record for topic {topic} was refused: {error}")
-
-    def _append(
-        self,
-        topic: str,
-        value: bytes | None,
-        key: bytes | None,
-        timestamp: int | None,
-        headers: Headers,
-        partition: int | None,
-    ) -> None:
-        size = len(key or b"") + len(value or b"")
-        if size > MAX_RECORD_BYTES:
-            raise LogError(f"it has {size} bytes and {MAX_RECORD_BYTES} are allowed")
-        with self._log._changed:
-            number = self._log._topic(topic).choose(key) if partition is None else partition
-            place = self._log._partition(TopicPartition(topic, number))
-            stamp = timestamp or int(self._log.clock() * 1_000)
-            place.records.append(Record(topic, number, place.end, stamp, key, value, tuple(headers)))
-            place.end += 1
-            self._log._changed.notify_all()
 
     def flush(self) -> None:
         failure, self._failure = self._failure, None

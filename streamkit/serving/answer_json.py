@@ -4,7 +4,8 @@
      "window": {"start": 1700000000000, "end": 1700000010000,
                 "start_time": "2023-11-14T22:13:20Z", "end_time": "2023-11-14T22:13:30Z"},
      "found": true, "value": {"views": 914}, "batch": {"views": 900}, "speed": {"views": 14}, "errors": {},
-     "cut": {"topic": "ad-events", "topic_id": "0hi6IO55QU2se3E", "offsets": {"0": 120, "1": 133}}, "lag": 0}
+     "cut": {"topic": "ad-events", "topic_id": "0hi6IO55QU2se3E", "offsets": {"0": 120, "1": 133}}, "lag": 0,
+     "as_of": "2023-11-14T22:13:31.25Z"}
 
 What JSON cannot say exactly is a string: whole numbers beyond 2^53 - 1 (JavaScript and many others read a JSON number
 as a double, RFC 8259 section 6, and would round them in silence), Decimals (always, so that a field keeps its type),
@@ -50,6 +51,7 @@ def answer_json(view: View, answer: Answer) -> dict[str, Any]:
         "errors": plain(answer.errors),
         "cut": cut_json(answer.cut),
         "lag": answer.lag,
+        "as_of": iso_time(answer.as_of),
     }
 
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from typing import Any
 
-from streamkit.errors import StateMissing
+from streamkit.changelog import Changelogs, Restoring, existing
 from streamkit.folder import DataFolder
 from streamkit.log.base import Log
 from streamkit.log.kafka import KafkaLog
+from streamkit.serving.copies import Copies, LocalStores
 from streamkit.serving.merge import Serving
+from streamkit.serving.replica import Replica, catch_up_once
 from streamkit.settings import Connection
-from streamkit.store.base import StoreReader
-from streamkit.store.memory import MemoryReader, MemoryStore
-from streamkit.store.rocksdb import RocksReader
 from streamkit.topology import Topology
+from streamkit.view import Answer, View
 
 
 @contextmanager
@@ -43,40 +44,54 @@ def connect(
 
 
 @contextmanager
-def open_serving(topology: Topology, log: Log, folder: DataFolder, *, stale_seconds: float = 0.0) -> Iterator[Serving]:
-    """As `connect`, on a log that is open."""
+def open_serving(
+    topology: Topology,
+    log: Log,
+    folder: DataFolder,
+    *,
+    stale_seconds: float = 0.0,
+    follow: bool = False,
+    on_progress: Callable[[Restoring], None] = lambda _: None,
+) -> Iterator[Serving]:
+    """As `connect`, on a log that is open.
+
+    Read are the copies of the tasks in the data folder: of the workers there, dead or alive. Where some task has none,
+    the changelogs are followed to their ends first, into a copy of this reader's own. With `follow` they are followed
+    for as long as the context lasts, so that Answers move on whatever becomes of this machine's workers.
+    """
     with ExitStack() as closers:
-        serving = Serving(log, topology.name, folder.batch, _WorkersState(folder), stale_seconds=stale_seconds)
+        stores = LocalStores(folder.stores)
+        closers.callback(stores.close)
+        copies = Copies(Changelogs(log, topology.name), stores)
+        if follow:
+            replica = Replica(topology, log, folder.replica)
+            closers.callback(replica.close)
+            replica.start()
+        elif not _is_here(topology, log, copies):
+            catch_up_once(topology, log, folder.replica, on_progress)
+        serving = Serving(log, topology, folder.batch, copies, stale_seconds=stale_seconds)
         closers.callback(serving.close)
         for view in topology.views.values():
-            view.connect(serving)
+            view.connect(InForce(serving))
             closers.callback(view.connect, None)
         yield serving
 
 
-class _WorkersState:
-    """A look at the worker's state: an empty one until a worker has run, as a BatchView alone can answer."""
+def _is_here(topology: Topology, log: Log, copies: Copies) -> bool:
+    """Is there a copy of every task in the data folder?"""
+    copies.refresh()
+    there = existing(log, topology.name, topology.sources())
+    return all(set(copies.positions(topic)) >= set(range(count)) for topic, count in there.items())
 
-    def __init__(self, folder: DataFolder) -> None:
-        self._folder = folder
-        self._reader: StoreReader | None = None
-        self._nothing = MemoryReader(MemoryStore())
-        self.refresh()
 
-    def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        return (self._reader or self._nothing).get(keys)
+class InForce:
+    """Answers by the version of a View that is in force, whichever version is asked."""
 
-    def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
-        return (self._reader or self._nothing).scan(start, end)
+    def __init__(self, serving: Serving) -> None:
+        self._serving = serving
 
-    def refresh(self) -> None:
-        if self._reader is not None:
-            self._reader.refresh()
-            return
-        # A server may be started before the first worker, and must not stay blind to it.
-        with suppress(StateMissing):
-            self._reader = RocksReader(self._folder.state)
+    def get(self, view: View, key: tuple[Any, ...], window: int | tuple[int, int] | None) -> Answer:
+        return self._serving.get(self._serving.in_force(view.base), key, window)
 
-    def close(self) -> None:
-        if self._reader is not None:
-            self._reader.close()
+    def scan(self, view: View, key: tuple[Any, ...] | None, start: int | None, end: int | None) -> Iterator[Answer]:
+        return self._serving.scan(self._serving.in_force(view.base), key, start, end)

@@ -155,7 +155,7 @@ class _Api:
 
     def _find(self, name: str) -> View:
         try:
-            return self._topology.find_view(name)
+            return self._serving.find(name)
         except DefinitionError as error:
             raise UnknownView(str(error)) from None
 

@@ -1,12 +1,14 @@
 """The merge: `batch(Cut) + sealed Segments after it + open Segment`, or a refusal that says why.
 
-Order of reading, and what would go wrong in the other order. A reader refreshes its look at the store first and reads
+Order of reading, and what would go wrong in the other order. A reader refreshes its look at the copies first and reads
 the control topic to its end second. The worker publishes nothing; it releases Segments only after it has seen the
-BatchView that covers them on the control topic. So whatever release the refreshed store shows, the BatchView that
+BatchView that covers them on the control topic. So whatever release the refreshed copies show, the BatchView that
 makes up for it is on the topic by the time the topic is read. The other way round: topic read (no BatchView yet),
-BatchView published, worker releases [0, 10), store refreshed: the Segments [10, 15) would stand alone and the answer
+BatchView published, worker releases [0, 10), copy refreshed: the Segments [10, 15) would stand alone and the answer
 be short by ten records. `Segments.after` would refuse it, for want of a BatchView that ends at 10, and the reader
 would have to begin again.
+
+The partitions' copies may be of different Checkpoints: each is right at its own offsets, and the Cut says which.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import threading
 import time
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +31,12 @@ from streamkit.checkpoint import (
     Slot,
     key_range,
     next_prefix,
-    partition_of,
+    origin_key,
     segment_prefix,
-    segments_range,
+    segments_key,
     slot_key,
     slot_of,
-    view_key,
+    task_prefix,
 )
 from streamkit.control import BatchView
 from streamkit.cut import Cut
@@ -42,9 +44,11 @@ from streamkit.errors import CutMismatch, DefinitionChanged, DefinitionError, St
 from streamkit.fold import Fold, State
 from streamkit.log.base import Log, TopicInfo
 from streamkit.log.control import ControlTopic
+from streamkit.record import TopicPartition
 from streamkit.serving.batches import BatchFiles
+from streamkit.serving.copies import Copies
 from streamkit.serving.seam import Seam, furthest, meet
-from streamkit.store.base import StoreReader
+from streamkit.topology import Topology
 from streamkit.view import Answer, View
 
 Pair = tuple[bytes, bytes]
@@ -67,17 +71,18 @@ class Page:
 
 
 class Serving:
-    """Answers for the Views of one Topology, from the batch folder and a look at the worker's store.
+    """Answers for the Views of one Topology, from the batch folder and a look at the copies of its tasks.
 
     `stale_seconds` is how old that look may be; 0 asks anew each time. Threads may share it.
     """
 
     def __init__(
-        self, log: Log, topology: str, batch_folder: Path, store: StoreReader, *, stale_seconds: float = 0.0
+        self, log: Log, topology: Topology, batch_folder: Path, copies: Copies, *, stale_seconds: float = 0.0
     ) -> None:
         self._log = log
-        self._store = store
-        self._control = ControlTopic(log, topology)
+        self._topology = topology
+        self.copies = copies
+        self._control = ControlTopic(log, topology.name)
         self._files = BatchFiles(batch_folder)
         self._folds: dict[str, Fold] = {}
         self._topics: dict[str, TopicInfo] = {}
@@ -90,7 +95,35 @@ class Serving:
 
     def close(self) -> None:
         self._control.close()
-        self._store.close()
+
+    # -- versions -----------------------------------------------------------------------------------------------------
+
+    def in_force(self, base: str) -> View:
+        """The version of a View that answers: the one promoted last, else the first that is declared.
+
+        Raises DefinitionError for a View that is not declared, DefinitionChanged where the one promoted is not.
+        """
+        versions = self._topology.versions(base)
+        if not versions:
+            return self._topology.find_view(base)
+        with self._lock:
+            self._refresh()
+            promoted = self._control.published.version(base)
+        if promoted is None:
+            return versions[0]
+        for view in versions:
+            if view.name == promoted:
+                return view
+        raise DefinitionChanged(
+            f"readers of view {base!r} were switched to {promoted}, which this topology does not declare (it has "
+            f"{', '.join(v.name for v in versions)}): declare it again, or go back: `streamkit upgrade TOPOLOGY "
+            f"{base} --back`"
+        )
+
+    def find(self, name: str) -> View:
+        """The View that answers for NAME, or the one version NAME@VERSION, in force or not. Raises as `in_force`."""
+        base, _, version = name.partition("@")
+        return self._topology.find_view(base if version == "1" else name) if version else self.in_force(base)
 
     # -- asking -------------------------------------------------------------------------------------------------------
 
@@ -133,6 +166,12 @@ class Serving:
         """Where batch and speed meet now."""
         with self._lock:
             return self._look(view)
+
+    def seams(self, views: Sequence[View]) -> tuple[Seam, ...]:
+        """Those of several Views at one look."""
+        with self._lock:
+            self._refresh()
+            return tuple(self._find_seam(view) for view in views)
 
     def lag(self, view: View) -> int:
         """How many records on the log are after the Seam, and in no Answer yet."""
@@ -179,13 +218,18 @@ class Serving:
         reasons = []
         for batch in (*batches, None):
             try:
-                return meet(view, segments, batch, furthest(view, topic, segments, batch))
+                seam = meet(view, segments, batch, furthest(view, topic, segments, batch))
+                return replace(seam, as_of=self._as_of(view, batch))
             except CutMismatch as error:
                 reasons.append(str(error))
         raise CutMismatch(
             f"view {view.name!r} has no exact answer now: {'; '.join(reasons)}. A running worker mends this at its "
             f"next Checkpoint; without one, start `streamkit worker`, or run `streamkit batch`"
         )
+
+    def _as_of(self, view: View, batch: BatchView | None) -> int:
+        marks = [position.time for position in self.copies.positions(view.topic.name).values()]
+        return max([*marks, batch.created if batch else 0])
 
     def _see(self, view: View) -> tuple[dict[int, Segments], tuple[BatchView, ...], TopicInfo]:
         topic = self._topic(view.topic.name)
@@ -218,7 +262,7 @@ class Serving:
                 raise self._failed.with_traceback(None)
             return
         try:
-            self._store.refresh()
+            self.copies.refresh()
             self._control.catch_up()
         except StreamkitError as error:
             # A broker that is away costs seconds: who waited for the lock meanwhile need not find out again.
@@ -230,10 +274,19 @@ class Serving:
         self._failed, self._looked = None, now
 
     def _segments(self, view: View, topic: TopicInfo) -> dict[int, Segments]:
-        found = self._store.get([view_key(view.name)])[0]
-        if found is None:
-            return {}
-        origin = _unpack_origin(found)
+        found = {}
+        for partition in self.copies.positions(topic.name):
+            task = TopicPartition(topic.name, partition)
+            prefix = task_prefix(task)
+            copy = self.copies.of(task)
+            assert copy is not None
+            origin, segments = copy.get([prefix + origin_key(view.name), prefix + segments_key(view.name)])
+            if origin is not None and segments is not None:
+                self._check_origin(view, topic, _unpack_origin(origin))
+                found[partition] = _unpack_segments(segments)
+        return found
+
+    def _check_origin(self, view: View, topic: TopicInfo, origin: Origin) -> None:
         if origin.fingerprint != view.fingerprint:
             raise DefinitionChanged(
                 f"view {view.name!r} was changed since its state was written (definition {view.fingerprint}, state "
@@ -242,9 +295,8 @@ class Serving:
         if origin.topic_id != topic.id:
             raise TopicChanged(
                 f"topic {topic.name!r} was deleted and made again since the state of view {view.name!r} was written "
-                f"(id {topic.id}, state {origin.topic_id}): `streamkit reset TOPOLOGY {view.name}` begins anew"
+                f"(id {topic.id}, state {origin.topic_id}): `streamkit reset TOPOLOGY` begins anew"
             )
-        return {partition_of(at): _unpack_segments(v) for at, v in self._store.scan(*segments_range(view.name))}
 
     def _topic(self, name: str) -> TopicInfo:
         if name not in self._topics:
@@ -272,23 +324,26 @@ class Serving:
         return [(slot_of(s), load(v)) for s, v in batch], [(slot_of(s), load(v)) for s, v in speed]
 
     def _exactly(self, view: View, seam: Seam, slots: list[bytes]) -> Iterator[Pair]:
-        prefixes = [segment_prefix(view.name, p, start) for p, spans in seam.segments.items() for start, _ in spans]
-        keys = [(slot, prefix + slot) for prefix in prefixes for slot in slots]
-        found = self._store.get([at for _, at in keys])
-        return ((slot, state) for (slot, _), state in zip(keys, found, strict=True) if state is not None)
+        for partition, spans in seam.segments.items():
+            task = TopicPartition(view.topic.name, partition)
+            prefixes = [task_prefix(task) + segment_prefix(view.name, start) for start, _ in spans]
+            keys = [(slot, prefix + slot) for prefix in prefixes for slot in slots]
+            copy = self.copies.of(task) if keys else None
+            found = copy.get([at for _, at in keys]) if copy is not None else []
+            yield from ((slot, state) for (slot, _), state in zip(keys, found, strict=True) if state is not None)
 
     def _speed(
         self, view: View, seam: Seam, key: tuple[Any, ...] | None, begin: bytes = b""
     ) -> Iterator[Iterator[Pair]]:
         """Slots and states of each Segment from `begin` on, in order within it."""
         for partition, spans in seam.segments.items():
+            task = TopicPartition(view.topic.name, partition)
             for start, _ in spans:
-                prefix = segment_prefix(view.name, partition, start)
+                copy = self.copies.of(task)
+                assert copy is not None
+                prefix = task_prefix(task) + segment_prefix(view.name, start)
                 first, end = (prefix, next_prefix(prefix)) if key is None else key_range(prefix, key)
-                yield self._strip(len(prefix), (min(max(first, prefix + begin), end), end))
-
-    def _strip(self, length: int, bounds: tuple[bytes, bytes]) -> Iterator[Pair]:
-        return ((at[length:], state) for at, state in self._store.scan(*bounds))
+                yield _strip(len(prefix), copy.scan(min(max(first, prefix + begin), end), end))
 
     def _pieces(
         self, view: View, seam: Seam, key: tuple[Any, ...] | None = None, after: Slot | None = None
@@ -345,12 +400,17 @@ class Serving:
             batch=None if parts[0] is None else fold.result(parts[0]),
             speed=None if parts[1] is None else fold.result(parts[1]),
             errors=fold.bounds(state),
+            as_of=seam.as_of,
         )
 
     def _fold(self, view: View) -> Fold:
         if view.name not in self._folds:
             self._folds[view.name] = Fold(view)
         return self._folds[view.name]
+
+
+def _strip(length: int, pairs: Iterator[Pair]) -> Iterator[Pair]:
+    return ((at[length:], state) for at, state in pairs)
 
 
 def _wanted(view: View, window: int | tuple[int, int] | None) -> list[tuple[int, int]] | None:

@@ -15,11 +15,15 @@ from streamkit.view import View
 
 @dataclass(frozen=True)
 class Seam:
-    """Where batch and speed meet for one View, and the Segments that are merged, by partition."""
+    """Where batch and speed meet for one View, and the Segments that are merged, by partition.
+
+    `as_of` is the time of the newest Checkpoint (or BatchView) in it, in milliseconds since the epoch.
+    """
 
     cut: Cut
     batch: BatchView | None
     segments: Mapping[int, tuple[tuple[int, int], ...]]
+    as_of: int = 0
 
 
 def furthest(view: View, topic: TopicInfo, segments: Mapping[int, Segments], batch: BatchView | None) -> Cut:
@@ -35,9 +39,10 @@ def meet(view: View, segments: Mapping[int, Segments], batch: BatchView | None, 
     used = {}
     for partition, end in cut.offsets.items():
         there = segments.get(partition)
-        if batch is None and there and not there.whole:
+        counted = batch.offsets.get(partition) if batch else None  # None: the partition was added after it
+        if counted is None and there and not there.whole:
             raise CutMismatch(f"{view.topic.name}/{partition}: {there} need a BatchView before them, and there is none")
-        start = batch.offsets.get(partition, 0) if batch else (there.all()[0][0] if there else 0)
+        start = counted if counted is not None else (there.all()[0][0] if there else 0)
         spans = there.after(start) if there else ()
         spans = tuple(s for s in spans if s[1] <= end and s[0] < s[1])
         reached = spans[-1][1] if spans else start

@@ -26,6 +26,7 @@ from mode.utils.trees import Node
 from streamkit.agent import Agent
 from streamkit.errors import AgentFailed, AgentStalled, DefinitionError, StreamkitError
 from streamkit.speed.events import Event, EventBatch, Events
+from streamkit.table import TableBackend, running_tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,7 @@ class AgentHost:
 
     `emit` and `failed` are called in the host's thread, in event order within an agent's run. What they raise stops the
     host: the next `feed` or `drain` raises it. `feed` blocks while an agent is `capacity` events or more behind.
-    Raises DefinitionError for two agents of one name.
+    `tables` is where the agents' Tables are. Raises DefinitionError for two agents of one name.
     """
 
     def __init__(
@@ -107,9 +108,10 @@ class AgentHost:
         *,
         emit: Callable[[Emitted], None],
         failed: Callable[[Failure], None],
+        tables: TableBackend | None = None,
         capacity: int = 20_000,
     ) -> None:
-        self._emit, self._failed, self._capacity = emit, failed, capacity
+        self._emit, self._failed, self._tables, self._capacity = emit, failed, tables, capacity
         self._lanes = {agent.name: _Lane(agent) for agent in agents}
         if len(self._lanes) < len(agents):
             names = sorted(agent.name for agent in agents)
@@ -268,6 +270,7 @@ class AgentHost:
         events = Events(aiter(stream), done=lambda batch: self._acknowledge(lane, batch))
         lane.runs.append(events)
         events.follow()
+        running_tables.set(self._tables)
         while self._goes_on(events):
             start = events.position
             error: BaseException | None = None

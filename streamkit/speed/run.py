@@ -1,63 +1,127 @@
-"""The worker's loop: read, make a Checkpoint now and then, stop when told or caught up."""
+"""The worker's loop: read, make a Checkpoint when it is time, begin again when fenced, stop when told or caught up."""
 
 from __future__ import annotations
 
 import gc
+import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing, suppress
 
-from streamkit.speed.worker import Worker, caught_up
+import msgspec
 
+from streamkit.errors import Fenced, TopicMissing
+from streamkit.interval import Observation, Pacer
+from streamkit.log.base import Log
+from streamkit.record import TopicPartition
+from streamkit.speed.worker import Worker
+from streamkit.topology import Topology
+
+logger = logging.getLogger(__name__)
 _LISTEN_SECONDS = 0.05
+_LOOK_SECONDS = 0.05
 _POLL_SECONDS = 0.05
 _BATCH = 20_000
 
 
-def run(
-    worker: Worker,
-    *,
-    stop: threading.Event,
-    checkpoint_seconds: float = 1.0,
-    until_caught_up: bool = False,
-    on_checkpoint: Callable[[Worker], None] = lambda _: None,
-) -> None:
-    """Run until `stop` is set, or, with `until_caught_up`, until the ends that the log had at the start; the last act
-    is a Checkpoint.
+class Run:
+    """One worker's run: until `stop` is set, or, with `until_caught_up`, until the ends that the log had at the start.
 
-    Python's cyclic collector is off meanwhile: with it on, it walks over every record that is held and takes half of
-    the time. What is garbage by cycles is collected after a Checkpoint, when hardly anything is held.
+    `make` makes the Worker, and another one when it was fenced: what it had not committed is void, and the new one
+    begins at its last Checkpoint. `on_checkpoint` is called after each Checkpoint,
+    `on_turn` some times a second.
     """
-    ends = worker.ends() if until_caught_up else None
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        _loop(worker, stop, checkpoint_seconds, lambda: ends is not None and caught_up(worker.positions(), ends),
-              on_checkpoint)  # fmt: skip
+
+    def __init__(
+        self,
+        make: Callable[[], Worker],
+        pacer: Pacer,
+        *,
+        stop: threading.Event,
+        until_caught_up: dict[TopicPartition, int] | None = None,
+        on_checkpoint: Callable[[Worker], None] = lambda _: None,
+        on_turn: Callable[[Worker], None] = lambda _: None,
+    ) -> None:
+        self._make, self._pacer, self._stop, self._ends = make, pacer, stop, until_caught_up
+        self._on_checkpoint, self._on_turn = on_checkpoint, on_turn
+        self._began = time.monotonic()
+        self._started = False
+        self._warned = ""
+        self._looked = 0.0
+
+    def run(self) -> None:
+        """The last act is a Checkpoint, and leaving the group.
+
+        Python's cyclic collector is off meanwhile: with it on, it walks over every record that is held and takes half
+        of the time. What is garbage by cycles is collected after a Checkpoint, when hardly anything is held.
+        """
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            while not self._is_over():
+                continue
+        finally:
+            if collecting:
+                gc.enable()
+
+    def _is_over(self) -> bool:
+        """Work until the end; False where the worker was fenced."""
+        with closing(self._make()) as worker:
+            try:
+                self._loop(worker)
+                self._checkpoint(worker, 0.0, 0, 0.0)
+            except Fenced as fenced:
+                logger.warning("%s", fenced)
+                return False
+        return True
+
+    def _loop(self, worker: Worker) -> None:
+        last = time.monotonic()
+        listened, records = last, 0
+        while not self._stop.is_set() and not self._done(worker):
+            records += worker.step(_BATCH, _POLL_SECONDS)
+            now = time.monotonic()
+            if not self._started and worker.tasks():
+                self._started = True
+                self._pacer.started(now - self._began)
+            if now - listened >= _LISTEN_SECONDS:
+                worker.listen()
+                self._on_turn(worker)
+                listened = now
+            if worker.asked() or (records and self._pacer.due(now - last, records)):
+                self._checkpoint(worker, now - last, records, worker.take_busy())
+                last, records = time.monotonic(), 0
+
+    def _checkpoint(self, worker: Worker, since: float, records: int, busy: float) -> None:
+        worker.measured = msgspec.msgpack.encode(self._pacer.measured)
+        begin = time.monotonic()
         worker.checkpoint()
-        on_checkpoint(worker)
-    finally:
-        if collecting:
-            gc.enable()
+        seconds = time.monotonic() - begin
+        if records:
+            arrived = worker.take_arrived() if self._pacer.pace.recovery is not None else None
+            seen = Observation(since, seconds, records, busy, worker.changed, worker.changed_bytes, arrived)
+            self._pacer.observe(seen)
+        if self._pacer.warning and self._pacer.warning != self._warned:
+            logger.warning("topology %r: %s", worker.topology.name, self._pacer.warning)
+        self._warned = self._pacer.warning
+        self._on_checkpoint(worker)
+        gc.collect(1)
 
-
-def _loop(
-    worker: Worker,
-    stop: threading.Event,
-    checkpoint_seconds: float,
-    done: Callable[[], bool],
-    on_checkpoint: Callable[[Worker], None],
-) -> None:
-    last_checkpoint = last_listen = time.monotonic()
-    read = 0
-    while not stop.is_set() and not done():
-        read += worker.step(_BATCH, _POLL_SECONDS)
+    def _done(self, worker: Worker) -> bool:
+        if self._ends is None:
+            return False
         now = time.monotonic()
-        if now - last_listen >= _LISTEN_SECONDS:
-            worker.listen()
-            last_listen = now
-        if worker.asked() or (read and now - last_checkpoint >= checkpoint_seconds):
-            worker.checkpoint()
-            on_checkpoint(worker)
-            gc.collect(1)
-            last_checkpoint, read = time.monotonic(), 0
+        if now - self._looked < _LOOK_SECONDS:
+            return False
+        self._looked = now
+        return worker.reached(self._ends)
+
+
+def ends_of(topology: Topology, log: Log) -> dict[TopicPartition, int]:
+    """The log's ends as they are now, of all that a topology's Views and Agents read."""
+    ends = {TopicPartition(t, p): end for t in topology.sources() for p, end in log.ends(t).items()}
+    for topic in topology.sources().values():
+        with suppress(TopicMissing):
+            ends |= {TopicPartition(topic.replays, p): end for p, end in log.ends(topic.replays).items()}
+    return ends

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import msgspec
 
@@ -11,37 +12,49 @@ from streamkit.checkpoint import (
     Origin,
     Segments,
     Slot,
+    garbage_key,
     key_range,
     next_prefix,
+    origin_key,
+    pack,
     segment_prefix,
-    segment_range,
     segments_key,
     slot_key,
     slot_of,
-    view_key,
+    states_range,
+    task_prefix,
 )
 from streamkit.control import BatchView, Sealed
 from streamkit.errors import DefinitionChanged, TopicChanged
 from streamkit.fold import FOLD_ROWS, Decoded, Fold, Rejected, State, States
-from streamkit.store.base import Store, Write
+from streamkit.log.base import Change
+from streamkit.record import TopicPartition
+from streamkit.store.base import Store
 from streamkit.view import View
 
-_pack, _unpack_segments = msgspec.msgpack.encode, msgspec.msgpack.Decoder(Segments).decode
+Span = tuple[int, int]
+
+_unpack_segments = msgspec.msgpack.Decoder(Segments).decode
 _unpack_origin = msgspec.msgpack.Decoder(Origin).decode
+_unpack_spans = msgspec.msgpack.Decoder(tuple[Span, ...]).decode
+
+PURGED = 20_000
+"""States of released Segments that one Checkpoint deletes: each is a tombstone on the changelog."""
 
 
-class Prepared(NamedTuple):
-    """What a Checkpoint is to make durable of one View."""
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What a Checkpoint is to make durable of one View, by partition, and what is so afterwards."""
 
-    puts: list[tuple[bytes, bytes]]
-    deletes: list[bytes]
-    segments: dict[int, Segments]
+    changes: Mapping[int, list[Change]]
+    segments: Mapping[int, Segments]
+    garbage: Mapping[int, tuple[Span, ...]]
 
 
 class ViewTask:
-    """One View over all partitions of its topic.
+    """One View over the partitions of its topic that are this worker's.
 
-    `absorb` takes values in; nothing of them is durable, or seen by a reader, until `prepare`'s writes are. A crash
+    `absorb` takes values in; nothing of them is durable, or seen by a reader, until `prepare`'s changes are. A crash
     before that loses what was absorbed and the offsets with it, so the values come again.
     """
 
@@ -51,49 +64,86 @@ class ViewTask:
         self._store = store
         self._topic_id = topic_id
         self.segments: dict[int, Segments] = {}
+        self._garbage: dict[int, tuple[Span, ...]] = {}
+        self._unsaved: dict[int, list[Change]] = {}
+        self._discarded: set[int] = set()
+        """Partitions whose states in the Store are deleted by the next Checkpoint: until then they count for nothing."""
+        self.resets: dict[int, str] = {}
+        """The Reset that each partition's state comes after."""
         self._read: dict[int, int] = {}
         self._waiting: list[Decoded] = []
         self._pending: dict[int, States] = {}
 
-    # -- start --------------------------------------------------------------------------------------------------------
+    # -- partitions ---------------------------------------------------------------------------------------------------
 
-    def open(self, starts: Mapping[int, int], batch: BatchView | None) -> None:
-        """Take up the state in the Store, or begin: after the newest BatchView, else at the log's start.
+    def open(self, partition: int, first: int, batch: BatchView | None, reset: str) -> None:
+        """Take up the state in the Store, or begin: after the newest BatchView, else at `first`, the log's start.
 
-        Raises DefinitionChanged, TopicChanged.
+        A state from before `reset` is discarded. Raises DefinitionChanged, TopicChanged.
         """
-        puts = self._check_origin()
-        keys = [segments_key(self.view.name, p) for p in starts]
-        for (partition, first), found in zip(starts.items(), self._store.get(keys), strict=True):
-            if found is not None:
-                self.segments[partition] = _unpack_segments(found)
-            else:
-                begin = batch.offsets.get(partition, first) if batch else first
-                self.segments[partition] = Segments(begin, begin, whole=batch is None)
-                puts.append((segments_key(self.view.name, partition), _pack(self.segments[partition])))
-        if puts:
-            self._store.write(Write(puts=puts))
-        self._read = {p: s.end for p, s in self.segments.items()}
+        keys = [self._at(partition) + key(self.view.name) for key in (origin_key, segments_key, garbage_key)]
+        origin, segments, garbage = self._store.get(keys)
+        before = None if origin is None else _unpack_origin(origin)
+        if before is not None and before.reset != reset:
+            return self.restart(partition, first, reset)
+        self._check_origin(before)
+        self.resets[partition] = reset
+        self._garbage[partition] = () if garbage is None else _unpack_spans(garbage)
+        if segments is not None:
+            self.segments[partition] = _unpack_segments(segments)
+        else:
+            counted = batch.offsets.get(partition) if batch else None
+            begin = first if counted is None else counted
+            self.segments[partition] = Segments(begin, begin, whole=counted is None)
+            self._unsaved[partition] = [self._origin(reset), self._segments(self.segments[partition])]
+        self._read[partition] = self.segments[partition].end
+        return None
 
-    def _check_origin(self) -> list[tuple[bytes, bytes]]:
-        origin = Origin(self.view.fingerprint, self.view.topic.name, self._topic_id)
-        found = self._store.get([view_key(self.view.name)])[0]
-        if found is None:
-            return [(view_key(self.view.name), _pack(origin))]
-        before = _unpack_origin(found)
-        if before.fingerprint != origin.fingerprint:
+    def restart(self, partition: int, first: int, reset: str) -> None:
+        """Discard what is known of a partition, at the next Checkpoint, and begin at `first`."""
+        prefix = self._at(partition)
+        start, end = states_range(self.view.name)
+        gone: list[Change] = [(at[len(prefix) :], None) for at, _ in self._store.scan(prefix + start, prefix + end)]
+        self.segments[partition] = Segments(first, first)
+        self.resets[partition] = reset
+        self._discarded.add(partition)
+        self._garbage[partition] = ()
+        self._pending.pop(partition, None)
+        self._waiting = [waiting for waiting in self._waiting if waiting.source.partition != partition]
+        self._read[partition] = first
+        nothing: list[Change] = [(garbage_key(self.view.name), None)]
+        self._unsaved[partition] = [*gone, *nothing, self._origin(reset), self._segments(self.segments[partition])]
+
+    def close(self, partition: int) -> None:
+        """Let a partition go; comes right after a Checkpoint, so nothing is pending."""
+        for known in (self.segments, self._garbage, self._unsaved, self.resets, self._read, self._pending):
+            known.pop(partition, None)
+        self._discarded.discard(partition)
+
+    def _check_origin(self, before: Origin | None) -> None:
+        if before is not None and before.fingerprint != self.view.fingerprint:
             raise DefinitionChanged(
-                f"view {self.view.name!r} was changed since its state was written (definition {origin.fingerprint}, "
-                f"state {before.fingerprint}). Put the old definition back, give the new one another name, or discard "
-                f"the state: `streamkit reset TOPOLOGY {self.view.name}`; the View is then computed anew from the log"
+                f"view {self.view.name!r} was changed since its state was written (definition {self.view.fingerprint}, "
+                f"state {before.fingerprint}). Put the old definition back; or keep it and declare the new one beside "
+                f"it with version={self.view.version + 1}, then `streamkit upgrade TOPOLOGY {self.view.base}`; or "
+                f"discard the state: `streamkit reset TOPOLOGY {self.view.name}`, and it is computed anew from the log"
             )
-        if before.topic_id != origin.topic_id:
+        if before is not None and before.topic_id != self._topic_id:
             raise TopicChanged(
-                f"topic {origin.topic!r} was deleted and made again since the state of view {self.view.name!r} was "
-                f"written (id {origin.topic_id}, state {before.topic_id}): its offsets mean other records now. "
-                f"Discard the state: `streamkit reset TOPOLOGY {self.view.name}`"
+                f"topic {self.view.topic.name!r} was deleted and made again since the state of view {self.view.name!r} "
+                f"was written (id {self._topic_id}, state {before.topic_id}): its offsets mean other records now. "
+                f"Discard the state: `streamkit reset TOPOLOGY`"
             )
-        return []
+
+    def _at(self, partition: int) -> bytes:
+        return task_prefix(TopicPartition(self.view.topic.name, partition))
+
+    def _origin(self, reset: str) -> Change:
+        origin = Origin(self.view.fingerprint, self.view.topic.name, self._topic_id, reset)
+        return origin_key(self.view.name), pack(origin)
+
+    def _segments(self, segments: Segments) -> Change:
+        return segments_key(self.view.name), pack(segments)
 
     # -- events -------------------------------------------------------------------------------------------------------
 
@@ -115,6 +165,10 @@ class ViewTask:
         """All records before `offset` have been absorbed, rejected or are no data."""
         self._read[partition] = max(self._read[partition], offset)
 
+    def pending(self) -> int:
+        """States that wait for a Checkpoint."""
+        return sum(map(len, self._pending.values()))
+
     def fold_waiting(self) -> list[Rejected]:
         if not self._waiting:
             return []
@@ -125,27 +179,60 @@ class ViewTask:
 
     # -- checkpoint ---------------------------------------------------------------------------------------------------
 
-    def prepare(self, *, seal: bool) -> Prepared:
-        """What to write so that all that was absorbed is durable. `fold_waiting` comes first."""
-        merge = self._merge_sessions if self.view.window.merges else self._merge_slots
-        puts: list[tuple[bytes, bytes]] = []
-        deletes: list[bytes] = []
-        for partition, states in self._pending.items():
-            prefix = segment_prefix(self.view.name, partition, self.segments[partition].start)
-            old, new = merge(prefix, states)
-            puts += ((prefix + slot_key(slot), self.fold.dump(state)) for slot, state in new.items())
-            deletes += (prefix + slot_key(slot) for slot in old)
-        segments = {p: s.advance(self._read[p]) for p, s in self.segments.items()}
-        if seal:
-            segments = {p: s.seal() for p, s in segments.items()}
-        changed = {p: s for p, s in segments.items() if s != self.segments[p]}
-        puts += ((segments_key(self.view.name, p), _pack(s)) for p, s in changed.items())
-        return Prepared(puts, deletes, segments)
+    def asks(self) -> bool:
+        """Is there something to make durable that is no event: a partition just opened, states to be deleted?"""
+        return bool(self._unsaved) or any(self._garbage.values())
+
+    def prepare(self, seal: set[int], batch: BatchView | None) -> Prepared:
+        """What to make durable so that all that was absorbed is; `fold_waiting` comes first.
+
+        `seal` are the partitions whose Segment is to be closed. What `batch` has made superfluous is released; what it
+        counts and a Segment straddles is read again from its Cut: see `Segments.adopt`.
+        """
+        if batch is not None and (batch.fingerprint, batch.topic_id) != (self.view.fingerprint, self._topic_id):
+            batch = None
+        changes: dict[int, list[Change]] = {}
+        segments: dict[int, Segments] = {}
+        garbage: dict[int, tuple[Span, ...]] = {}
+        for partition, before in self.segments.items():
+            after = before.advance(self._read[partition])
+            after = after.seal() if partition in seal else after
+            cut = None if batch is None else batch.offsets.get(partition)
+            kept = after if cut is None else after.adopt(cut)
+            live = set(kept.all())
+            released = tuple(span for span in after.all() if span not in live)
+            changed = list(self._unsaved.get(partition, ()))
+            if before.start in {start for start, _ in live}:
+                changed += self._merged(partition, before.start)
+            left, purged = self._purge(partition, kept, released)
+            changed += purged
+            if kept != before:
+                changed.append(self._segments(kept))
+            segments[partition], garbage[partition] = kept, left
+            if changed:
+                changes[partition] = changed
+        return Prepared(changes, segments, garbage)
 
     def done(self, prepared: Prepared) -> None:
-        """The Write is durable."""
-        self.segments = prepared.segments
-        self._pending = {}
+        """The changes are durable, and in the Store."""
+        self.segments = dict(prepared.segments)
+        self._garbage = dict(prepared.garbage)
+        self._read = {p: s.end for p, s in self.segments.items()}
+        self._pending, self._unsaved, self._discarded = {}, {}, set()
+
+    def _merged(self, partition: int, segment: int) -> list[Change]:
+        """What was absorbed of a partition, merged into its open Segment."""
+        states = self._pending.get(partition)
+        if not states:
+            return []
+        prefix = segment_prefix(self.view.name, segment)
+        if partition in self._discarded:
+            old, new = set[Slot](), self.fold.merge_slots(states.items())
+        else:
+            merge = self._merge_sessions if self.view.window.merges else self._merge_slots
+            old, new = merge(self._at(partition) + prefix, states)
+        puts: list[Change] = [(prefix + slot_key(slot), self.fold.dump(state)) for slot, state in new.items()]
+        return puts + [(prefix + slot_key(slot), None) for slot in old]
 
     def _merge_slots(self, prefix: bytes, states: States) -> tuple[set[Slot], States]:
         found = self._store.get([prefix + slot_key(slot) for slot in states])
@@ -163,41 +250,40 @@ class ViewTask:
         new = self.fold.merge_slots([*old.items(), *states.items()])
         return old.keys() - new.keys(), {slot: state for slot, state in new.items() if old.get(slot) != state}
 
-    def sealed(self, request: str) -> Sealed:
-        """The report that the open Segments were sealed."""
-        starts = {p: s.all()[0][0] for p, s in self.segments.items()}
-        ends = {p: s.start for p, s in self.segments.items()}
+    def sealed(self, request: str, partitions: set[int]) -> Sealed:
+        """The report that the open Segments of these partitions were sealed."""
+        starts = {p: self.segments[p].all()[0][0] for p in partitions}
+        ends = {p: self.segments[p].start for p in partitions}
         return Sealed(request, self.view.name, self.view.fingerprint, self._topic_id, starts, ends)
 
     # -- release ------------------------------------------------------------------------------------------------------
 
-    def adopt(self, batch: BatchView) -> Write | None:
-        """Release the Segments that a BatchView has made superfluous; None where there are none.
+    def _purge(
+        self, partition: int, kept: Segments, released: tuple[Span, ...]
+    ) -> tuple[tuple[Span, ...], list[Change]]:
+        """Delete states of released Segments, some at each Checkpoint; what is left is remembered as garbage.
 
-        Comes right after a Checkpoint, so nothing is pending. What the BatchView counts and a Segment straddles is
-        read again from the Cut: see `Segments.adopt`.
+        A Segment that is released and whose start may be a Segment's start again (the View reads again from before it)
+        goes at once: states left over from it would count as the new one's.
         """
-        if (batch.fingerprint, batch.topic_id) != (self.view.fingerprint, self._topic_id):
-            return None
-        after = {p: s.adopt(batch.offsets.get(p, 0)) for p, s in self.segments.items()}
-        if after == self.segments:
-            return None
-        ranges = [r for p, s in after.items() for r in self._released(p, s)]
-        puts = [(segments_key(self.view.name, p), _pack(s)) for p, s in after.items()]
-        return Write(puts=puts, ranges=ranges)
+        before = self._garbage.get(partition, ())
+        waiting = [*before, *released]
+        if not waiting:
+            return (), []
+        urgent = [span for span in waiting if span[0] >= kept.all()[0][0]]
+        gone = [key for span in urgent for key in self._states(partition, span[0])]
+        waiting = [span for span in waiting if span not in urgent]
+        while waiting and len(gone) < PURGED:
+            more = list(itertools.islice(self._states(partition, waiting[0][0]), PURGED - len(gone)))
+            gone += more
+            if len(gone) < PURGED:
+                waiting.pop(0)
+        left = tuple(waiting)
+        changes: list[Change] = [(key, None) for key in gone]
+        if left != before:
+            changes.append((garbage_key(self.view.name), pack(left) if left else None))
+        return left, changes
 
-    def adopted(self, batch: BatchView) -> None:
-        """The Write is durable."""
-        self.segments = {p: s.adopt(batch.offsets.get(p, 0)) for p, s in self.segments.items()}
-        self._read = {p: s.end for p, s in self.segments.items()}
-
-    def _released(self, partition: int, after: Segments) -> Iterator[tuple[bytes, bytes]]:
-        before = self.segments[partition]
-        if before == after:
-            return
-        first, kept = before.all()[0][0], after.all()[0][0]
-        if after.start == after.end and after.start not in {start for start, _ in before.all()}:
-            everything = segment_prefix(self.view.name, partition, 0)
-            yield everything, next_prefix(everything[:-8])
-        elif first < kept:
-            yield segment_range(self.view.name, partition, first, kept)
+    def _states(self, partition: int, segment: int) -> Iterator[bytes]:
+        task, prefix = self._at(partition), segment_prefix(self.view.name, segment)
+        return (at[len(task) :] for at, _ in self._store.scan(task + prefix, next_prefix(task + prefix)))

@@ -1,105 +1,122 @@
-"""The worker: reads each partition once, feeds Views (columns) and Agents (events), and makes Checkpoints.
+"""The worker: reads each of its partitions once, feeds Views (columns) and Agents (events), and makes Checkpoints.
 
 The life of a Checkpoint, each step durable before the next begins:
 
-    1. every agent has acknowledged all it was fed; its outputs, and the dead letters, are on the log
-    2. one Write to the store: states, Tables, Segments and offsets, and the seals that were asked for
-    3. the seals are reported on the control topic
-    4. Segments that a published BatchView has made superfluous are released
+    1. settle   every agent has acknowledged all it was fed; its outputs, and the dead letters, are held in memory
+    2. commit   one Kafka transaction: outputs, dead letters, all changes of state as changelog records, the offsets
+    3. write    one Write to the store: the same changes, and how far on the changelogs they are
+    4. report   the seals are reported on the control topic
 
-A crash before 2 loses what was read since the Checkpoint before, and its offsets with it: the records come again, the
-Views count them once, and outputs of step 1 may be on the log a second time. A crash between 2 and 3 leaves a seal
-unreported: the worker that starts next finds the request without an answer and answers it. A crash between 3 and 4
-leaves Segments that no reader needs: released by the next.
+A crash before 2 is over loses what was read since the Checkpoint before, and all that came of it: the transaction is
+aborted, the records come again. A crash between 2 and 3 leaves the store one Checkpoint behind its changelogs: it
+follows them before work goes on, here or elsewhere. A crash between 3 and 4 leaves a seal unreported: whoever has the
+task next finds the request without an answer and answers it.
+
+A zombie, a worker that was stopped for so long that its partitions were given to another and now goes on, is refused
+at step 2: its offsets are not taken from a member that is none (KIP-447). It raises Fenced, and begins again.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Collection, Iterable, Mapping
 from itertools import chain
 
-from streamkit.agent import Agent
-from streamkit.checkpoint import FORMAT_KEY, FORMAT_VERSION, agent_key
-from streamkit.control import BatchView, Message, Sealed, SealRequest
-from streamkit.deadletter import REPLAY_AGENT, DeadLetter, Kind
-from streamkit.errors import AgentFailed, AgentStalled, BadRecord, StateError, TopicMissing
-from streamkit.fold import Decoded, Rejected, decode
-from streamkit.log.base import Log
+from streamkit.changelog import Changelogs, Restoring, store_write
+from streamkit.checkpoint import (
+    FORMAT_KEY,
+    FORMAT_VERSION,
+    MARK_KEY,
+    Mark,
+    Position,
+    agent_key,
+    pack,
+    task_prefix,
+)
+from streamkit.control import BatchView, Message, Reset, Sealed, SealRequest
+from streamkit.errors import AgentStalled, StateError, TopicChanged, TopicMissing
+from streamkit.log.base import Change, Log, Member
 from streamkit.log.control import ControlTopic
-from streamkit.record import Chunk, TopicPartition
-from streamkit.speed.agents import AgentHost, Emitted, Failure
-from streamkit.speed.events import EventBatch
+from streamkit.record import TopicPartition
+from streamkit.speed.assignment import Assignment
+from streamkit.speed.intake import REJECTED, Counters, Intake, Unit, task_of, view_unit
 from streamkit.speed.tables import TableTask
-from streamkit.speed.views import ViewTask
+from streamkit.speed.views import Prepared, ViewTask
 from streamkit.store.base import Store, Write
-from streamkit.topic import REPLAYABLE, Topic
+from streamkit.topic import REPLAYABLE
 from streamkit.topology import Topology
 
 logger = logging.getLogger(__name__)
 _NUMBER = 8
-_REJECTED = ""
-"""Stands for the dead letters among the agents' offsets: what is not on the log's dead-letter topic yet is read, too,
-where every View starts behind a BatchView that has skipped it."""
 _STALLED_SECONDS = 10.0
-
-
-@dataclass(slots=True)
-class Counters:
-    """What a worker has done since it started; `rejected` and `failed` records went where the topic's policy says."""
-
-    events: int = 0
-    rejected: int = 0
-    failed: int = 0
-    emitted: int = 0
-    checkpoints: int = 0
+HELD_BYTES = 64 << 20
+HELD_STATES = 500_000
+"""Outputs and states that make a Checkpoint come early: both wait for it in memory."""
 
 
 class Worker:
-    """One process's share of the speed layer: for now, all partitions of a Topology.
+    """One process's share of the speed layer: the tasks that the group gives to it.
 
     Each verb is one step that a crash can come before or after; `run` loops over them, the test kit calls them singly.
-    Not thread-safe.
+    `name` tells this worker from the others and stays the same when it starts again. Not thread-safe.
     """
 
-    def __init__(self, topology: Topology, log: Log, store: Store, *, group: str | None = None) -> None:
-        self.topology = topology
+    def __init__(self, topology: Topology, log: Log, store: Store, *, name: str = "worker") -> None:
+        self.topology, self.name, self.group = topology, name, group_of(topology.name)
         self.counters = Counters()
-        self._log = log
-        self._store = store
+        self.changed = self.changed_bytes = 0
+        """Changes of state that the last Checkpoint made durable, and their size."""
+        self.measured = b""
+        """What goes into each Checkpoint's Mark: see `interval.Measured`."""
+        self._log, self._store = log, store
         self._sources = topology.sources()
         self._views: dict[str, ViewTask] = {}
-        self._offsets: dict[tuple[str, TopicPartition], int] = {}
-        self._seals: list[SealRequest] = []
+        self._offsets: dict[Unit, int] = {}
+        self._saved: dict[Unit, int] = {}
+        self._seals: dict[str, tuple[SealRequest, set[int]]] = {}
+        self._resets: dict[str, str] = {}
         self._batches: dict[str, BatchView] = {}
+        self._commit: tuple[dict[TopicPartition, list[Change]], dict[TopicPartition, Position]] | None = None
+        self._prepared: dict[str, Prepared] = {}
+        self._closing = False
+        self._busy = 0.0
+        self._seen_ends: dict[TopicPartition, int] = {}
         self._close = contextlib.ExitStack()
         with contextlib.ExitStack() as opening:
-            self._open(opening, group or f"streamkit.{topology.name}")
+            self._open(opening)
             self._close = opening.pop_all()
 
     # -- start --------------------------------------------------------------------------------------------------------
 
-    def _open(self, closing: contextlib.ExitStack, group: str) -> None:
+    def _open(self, closing: contextlib.ExitStack) -> None:
         self._check_format()
+        self._ids = {name: self._log.describe(name).id for name in self._sources}
+        self._changelogs = Changelogs(self._log, self.topology.name)
         self._make_topics()
-        self._writer = self._log.writer()
-        closing.callback(self._writer.close)
+        # First of all: it ends the transaction that this worker's last life may have left open.
+        once = self.topology.guarantee == "exactly_once"
+        self._committer = self._log.committer(f"{self.group}.{self.name}" if once else None)
+        closing.callback(self._committer.close)
         self._control = ControlTopic(self._log, self.topology.name)
         closing.callback(self._control.close)
+        self._views = {n: ViewTask(v, self._store, self._ids[v.topic.name]) for n, v in self.topology.views.items()}
         self._hear(self._control.catch_up(), starting=True)
-        self._open_views()
-        self._open_offsets()
-        self._reader = self._log.reader(self._wanted(), group=group)
+        self._reader = self._log.reader({})
         closing.callback(self._reader.close)
-        self._tables = TableTask(self._store)
-        for table in self.topology.tables.values():
-            table.connect(self._tables)
-            closing.callback(table.connect, None)
-        self._host = AgentHost(list(self.topology.agents.values()), emit=self._emit, failed=self._agent_failed)
-        closing.callback(self._host.stop)
-        self._host.start()
+        self._task_of = task_of(self.topology)
+        self._tables = TableTask(self._store, self._task_of)
+        self._intake = Intake(
+            self.topology, self._views, self._offsets, self._saved, self._committer, self._tables, self.counters
+        )  # fmt: skip
+        closing.callback(self._intake.host.stop)
+        self._intake.host.start()
+        self._assignment = Assignment(
+            self._log, self._changelogs, self._store, self, group=self.group, topics=list(self._sources),
+            name=self.name, standbys=self.topology.standbys,
+        )  # fmt: skip
+        closing.callback(self._assignment.leave)
 
     def _check_format(self) -> None:
         found = self._store.get([FORMAT_KEY])[0]
@@ -115,37 +132,74 @@ class Worker:
     def _make_topics(self) -> None:
         """The topics that are the worker's own to write. Raises TopicMissing where one that it reads is not there."""
         for name, topic in self._sources.items():
-            self._log.describe(name)
+            self._changelogs.make(name, self._log.describe(name).partitions)
+            self._make_replays(name)
             if topic.errors == "dead_letter":
                 self._log.create(topic.dead_letters, partitions=1, config=REPLAYABLE)
-                if self.topology.agents_of(name):
-                    self._log.create(topic.replays, partitions=1, config=REPLAYABLE)
         for agent in self.topology.agents.values():
             if agent.out is not None:
                 self._log.create(agent.out.name, partitions=agent.out.partitions, config=REPLAYABLE)
 
-    def _open_views(self) -> None:
-        for name, view in self.topology.views.items():
-            topic_id = self._log.describe(view.topic.name).id
-            batches = self._control.published.of(name, view.fingerprint)
-            batch = next((b for b in batches if b.topic_id == topic_id), None)
-            task = ViewTask(view, self._store, topic_id)
-            task.open(self._log.starts(view.topic.name), batch)
-            self._views[name] = task
-            if batch is not None:
-                self._batches[name] = batch
-        self._release()
+    def _make_replays(self, name: str) -> None:
+        """As many partitions as the topic has: a replayed event goes to the worker that has its task."""
+        topic = self._sources[name]
+        if topic.errors == "dead_letter" and self.topology.agents_of(name):
+            partitions = self._log.describe(name).partitions
+            self._log.create(topic.replays, partitions=partitions, config=REPLAYABLE)
+            self._log.grow(topic.replays, partitions)
 
-    def _open_offsets(self) -> None:
-        readers = [(_REJECTED, topic) for topic in self._sources]
-        for agent in self.topology.agents.values():
-            readers += [(agent.name, t) for t in (agent.topic.name, agent.topic.replays) if self._is_topic(t)]
-        for name, topic in readers:
-            starts = self._log.starts(topic)
-            found = self._store.get([agent_key(name, topic, p) for p in starts])
-            for (partition, first), offset in zip(starts.items(), found, strict=True):
-                at = (name, TopicPartition(topic, partition))
-                self._offsets[at] = first if offset is None else int.from_bytes(offset, "big")
+    # -- tasks: what the Assignment calls -----------------------------------------------------------------------------
+
+    def open_tasks(self, tasks: Collection[TopicPartition]) -> None:
+        for topic in {task.topic for task in tasks}:
+            numbers = [task.partition for task in tasks if task.topic == topic]
+            self._make_replays(topic)
+            self._open_views(topic, numbers)
+            self._open_offsets(topic, numbers)
+        opened = {source for source in self._wanted() if self._task_of(source) in tasks}
+        self._reader.add({source: offset for source, offset in self._wanted().items() if source in opened})
+
+    def _open_views(self, topic: str, partitions: list[int]) -> None:
+        starts = self._log.starts(topic)
+        for name, task in self._views.items():
+            if task.view.topic.name == topic:
+                batch = self._batch_of(name)
+                for partition in partitions:
+                    task.open(partition, starts[partition], batch, self._resets.get(name, ""))
+                if batch is not None:
+                    self._batches[name] = batch
+
+    def _batch_of(self, view: str) -> BatchView | None:
+        """The newest BatchView that this worker's definition and topic can go on from."""
+        task = self._views[view]
+        batches = self._control.published.of(view, task.view.fingerprint)
+        return next((b for b in batches if b.topic_id == self._ids[task.view.topic.name]), None)
+
+    def _open_offsets(self, topic: str, partitions: list[int]) -> None:
+        readers = [(REJECTED, topic), *((view_unit(v.name), topic) for v in self.topology.views_of(topic))]
+        for agent in self.topology.agents_of(topic):
+            readers += [(agent.name, t) for t in (topic, agent.topic.replays) if self._is_topic(t)]
+        for name, read in readers:
+            starts = self._log.starts(read)
+            for partition in partitions:
+                unit = (name, TopicPartition(read, partition))
+                at = task_prefix(TopicPartition(topic, partition)) + agent_key(name, read)
+                found = self._store.get([at])[0]
+                self._offsets[unit] = starts[partition] if found is None else int.from_bytes(found, "big")
+                self._saved[unit] = -1 if found is None else self._offsets[unit]
+
+    def give_up(self, tasks: Collection[TopicPartition]) -> None:
+        if not self._closing:
+            self.checkpoint()
+        for task in tasks:
+            for view in self._views.values():
+                if view.view.topic.name == task.topic:
+                    view.close(task.partition)
+            self._tables.close(task)
+            gone = {unit for unit in self._offsets if self._task_of(unit[1]) == task}
+            self._reader.remove({source for _, source in gone} | {task})
+            for unit in gone:
+                del self._offsets[unit], self._saved[unit]
 
     def _is_topic(self, name: str) -> bool:
         try:
@@ -160,22 +214,38 @@ class Worker:
         views = (
             (TopicPartition(t.view.topic.name, p), t.position(p)) for t in self._views.values() for p in t.segments
         )
-        agents = ((source, offset) for (_, source), offset in self._offsets.items())
+        agents = ((source, offset) for (name, source), offset in self._offsets.items() if not name.startswith("@"))
         for source, offset in chain(views, agents):
             wanted[source] = min(wanted.get(source, offset), offset)
         return wanted
 
     # -- verbs --------------------------------------------------------------------------------------------------------
 
+    def hear(self, timeout: float = 0.0) -> None:
+        """Hear the group: take over what it gives, give up what it asks back. Raises Fenced."""
+        self._assignment.poll(timeout)
+
     def step(self, max_records: int = 20_000, timeout: float = 0.0) -> int:
-        """Read once and hand what came to Views and Agents; nothing of it is durable yet. Returns the records read."""
-        chunks = self._reader.poll(max_records, timeout)
+        """Hear the group, read once, and hand what came to Views and Agents; nothing of it is durable yet.
+
+        Returns the records read. Raises Fenced: the worker is to be closed, and a new one made.
+        """
+        self.hear(0.0 if self._assignment.tasks() else timeout)
+        if not self._assignment.tasks():
+            return 0
+        begin = time.monotonic()
+        chunks = self._reader.poll(max_records, 0.0)
+        if not chunks and timeout:
+            chunks = self._reader.poll(max_records, timeout)
+            begin = time.monotonic()
         for chunk in chunks:
-            self._take(chunk)
+            self._intake.take(chunk)
+        self._busy += time.monotonic() - begin if chunks else 0.0
         for source, offset in self._reader.positions().items():
-            for task in self._tasks(source.topic):
-                task.reached(source.partition, offset)
-            for name in (_REJECTED, *self.topology.agents):
+            for task in self._views.values():
+                if task.view.topic.name == source.topic:
+                    task.reached(source.partition, offset)
+            for name in (REJECTED, *self.topology.agents, *map(view_unit, self._views)):
                 if (name, source) in self._offsets:
                     self._offsets[name, source] = max(self._offsets[name, source], offset)
         read = sum(map(len, chunks))
@@ -186,75 +256,117 @@ class Worker:
         """Make all that was read durable: steps 1 to 4 above."""
         self.settle()
         self.commit()
+        self.write()
         self.report()
-        self.adopt()
 
     def settle(self) -> None:
-        """Step 1: agents are done with what they were fed; outputs and dead letters are on the log."""
-        for task in self._views.values():
-            self._reject("view", task.view.name, task.view.topic, task.fold_waiting())
-        self._drain()
-        self._writer.flush()
-
-    def _drain(self) -> None:
-        """Wait for the agents for as long as they take, and say so where that is long."""
+        """Step 1: agents are done with what they were fed, and nothing waits to be folded."""
+        self._intake.fold()
         while True:
             try:
-                return self._host.drain(_STALLED_SECONDS)
-            except AgentStalled as stalled:
+                return self._intake.host.drain(_STALLED_SECONDS)
+            except AgentStalled as stalled:  # wait for as long as they take, and say so where that is long
                 logger.warning("%s", stalled)
 
     def commit(self) -> None:
-        """Step 2: one Write."""
-        asked = {request.view for request in self._seals}
-        prepared = {name: task.prepare(seal=name in asked) for name, task in self._views.items()}
-        puts, deletes = self._tables.prepare()
-        puts += ((agent_key(a, *s), o.to_bytes(_NUMBER, "big")) for (a, s), o in self._offsets.items())
-        for view in prepared.values():
-            puts += view.puts
-            deletes += view.deletes
-        self._store.write(Write(puts=puts, deletes=deletes))
-        for name, view in prepared.items():
-            self._views[name].done(view)
-        self._tables.done()
-        self._reader.commit(self._wanted())
+        """Step 2: one transaction. Raises Fenced."""
+        self._restart_views()
+        changes = self._changes()
+        if not changes and not self._committer.held():
+            self._batches = {}
+            return
+        self._check_topics()
+        mark = (MARK_KEY, pack(Mark(int(time.time() * 1000), self.name, self.measured)))
+        ends = self._committer.commit(
+            {self._changelogs.of(task): [*changed, mark] for task, changed in changes.items()},
+            {source: offset for source, offset in self._wanted().items() if source.topic in self._sources},
+            self._assignment.member,
+        )
+        now = int(time.time() * 1000)
+        positions = {
+            task: Position(self._changelogs.id(task.topic), ends[self._changelogs.of(task)], True, now)
+            for task in changes
+        }
+        self._commit = ({task: [*changed, mark] for task, changed in changes.items()}, positions)
+        self.changed = sum(map(len, changes.values()))
+        self.changed_bytes = sum(len(k) + len(v or b"") for changed in changes.values() for k, v in changed)
         self.counters.checkpoints += 1
 
-    def report(self) -> None:
-        """Step 3: tell of the seals."""
-        while self._seals:
-            request = self._seals[0]
-            self._control.append(self._views[request.view].sealed(request.id))
-            self._seals.pop(0)
-
-    def adopt(self) -> None:
-        """Step 4: release what the newest BatchViews have made superfluous, and read again what one straddled."""
-        self._release()
+    def write(self) -> None:
+        """Step 3: one Write."""
+        if self._commit is None:
+            return
+        self._store.write(store_write(*self._commit))
+        self._commit = None
+        for name, prepared in self._prepared.items():
+            self._views[name].done(prepared)
+        self._tables.done()
+        self._saved.update(self._offsets)
+        self._batches = {}
         reading = self._reader.positions()
         for source, offset in self._wanted().items():
-            if reading[source] != offset:
+            if reading[source] != offset:  # a BatchView or a reset makes a View read again
                 self._reader.seek(source, offset)
 
-    def _release(self) -> None:
-        for name, batch in list(self._batches.items()):
-            write = self._views[name].adopt(batch)
-            if write is not None:
-                self._store.write(write)
-                self._views[name].adopted(batch)
-            del self._batches[name]
+    def report(self) -> None:
+        """Step 4: tell of the seals."""
+        for request, answered in self._seals.values():
+            due = set(self._views[request.view].segments) - answered
+            if due:
+                self._control.append(self._views[request.view].sealed(request.id, due))
+                answered |= due
 
     def listen(self) -> None:
         """Hear what is new on the control topic; it is acted on at the next Checkpoint."""
         self._hear(self._control.poll())
 
     def close(self) -> None:
-        """Leave without a Checkpoint."""
+        """Leave the group, without a Checkpoint."""
+        self._closing = True
         self._close.close()
+
+    # -- parts of a Checkpoint ----------------------------------------------------------------------------------------
+
+    def _changes(self) -> dict[TopicPartition, list[Change]]:
+        changes = self._tables.prepare()
+        for name, task in self._views.items():
+            self._prepared[name] = task.prepare(self._due(name), self._batches.get(name))
+            for partition, changed in self._prepared[name].changes.items():
+                changes.setdefault(TopicPartition(task.view.topic.name, partition), []).extend(changed)
+        for unit, offset in self._offsets.items():
+            if self._saved[unit] != offset:
+                change = (agent_key(unit[0], unit[1].topic), offset.to_bytes(_NUMBER, "big"))
+                changes.setdefault(self._task_of(unit[1]), []).append(change)
+        return changes
+
+    def _due(self, view: str) -> set[int]:
+        """The partitions of a View that somebody has asked to seal."""
+        asked = [answered for request, answered in self._seals.values() if request.view == view]
+        return {p for p in self._views[view].segments if any(p not in answered for answered in asked)}
+
+    def _restart_views(self) -> None:
+        for name, task in self._views.items():
+            late = [p for p in task.segments if task.resets[p] != self._resets.get(name, "")]
+            if late:
+                starts = self._log.starts(task.view.topic.name)
+                for partition in late:
+                    task.restart(partition, starts[partition], self._resets.get(name, ""))
+
+    def _check_topics(self) -> None:
+        """Comes after the reading and before the transaction: what was read of a topic made anew is never counted."""
+        for name, known in self._ids.items():
+            found = self._log.describe(name).id
+            if found != known:
+                raise TopicChanged(
+                    f"topic {name!r} was deleted and made again while topology {self.topology.name!r} read it (id "
+                    f"{found}, it began with {known}): its offsets mean other records now. Nothing of the new topic "
+                    f"was counted. Discard the old state: `streamkit reset TOPOLOGY`, then start the worker"
+                )
 
     # -- state of things ----------------------------------------------------------------------------------------------
 
     def positions(self) -> dict[TopicPartition, int]:
-        """The next offset of each source partition."""
+        """The next offset of each partition that is read."""
         return self._wanted()
 
     def ends(self) -> dict[TopicPartition, int]:
@@ -262,118 +374,72 @@ class Worker:
         topics = {source.topic for source in self._wanted()}
         return {TopicPartition(t, p): end for t in topics for p, end in self._log.ends(t).items()}
 
+    def take_busy(self) -> float:
+        """Seconds spent on reading and folding since this was last asked, without waiting for records."""
+        busy, self._busy = self._busy, 0.0
+        return busy
+
+    def take_arrived(self) -> int | None:
+        """Records that the log grew by, in this worker's tasks, since this was last asked; None at first."""
+        now = {source: end for source, end in self.ends().items() if source in self.tasks()}
+        before, self._seen_ends = self._seen_ends, now
+        return sum(end - before[s] for s, end in now.items()) if before.keys() == now.keys() else None
+
     def asked(self) -> bool:
-        """True where a seal or a new BatchView waits for a Checkpoint."""
-        return bool(self._seals or self._batches)
+        """True where something waits for a Checkpoint and should not wait long."""
+        views = self._views.values()
+        late = any(task.resets[p] != self._resets.get(n, "") for n, task in self._views.items() for p in task.segments)
+        crowded = self._committer.held() > HELD_BYTES or sum(task.pending() for task in views) > HELD_STATES
+        return (
+            late or crowded or bool(self._batches) or any(map(self._due, self._views)) or any(t.asks() for t in views)
+        )
 
-    # -- records ------------------------------------------------------------------------------------------------------
+    def tasks(self) -> frozenset[TopicPartition]:
+        """The tasks that are worked on."""
+        return self._assignment.tasks()
 
-    def _take(self, chunk: Chunk) -> None:
-        topic = self._sources.get(chunk.source.topic)
-        if topic is None:
-            self._take_replayed(chunk)
-            return
-        decoded, rejected = decode(topic, chunk)
-        self._reject("decode", "", topic, self._fresh(chunk.source, rejected))
-        for task in self._tasks(topic.name):
-            self._reject("view", task.view.name, topic, task.absorb(decoded))
-        for agent in self._agents_of(chunk.source):
-            fresh = decoded.since(self._offsets[agent.name, chunk.source])
-            if len(fresh):
-                self._host.feed(_events(fresh), agent=agent)
+    @property
+    def member(self) -> Member:
+        """This worker's membership in the group."""
+        return self._assignment.member
 
-    def _fresh(self, source: TopicPartition, rejected: list[Rejected]) -> Iterable[Rejected]:
-        """Without those that were rejected before: a View that reads again makes the whole partition come again."""
-        known = self._offsets[_REJECTED, source] if rejected else 0
-        return [r for r in rejected if r.offset >= known]
+    def restoring(self) -> Restoring | None:
+        """How far the tasks are that are taken over; None where there are none."""
+        return self._assignment.restoring()
 
-    def _take_replayed(self, chunk: Chunk) -> None:
-        """Events that `streamkit dead-letter replay` sent to one agent each; no View sees them."""
-        topic = next(t for t in self._sources.values() if t.replays == chunk.source.topic)
-        decoded, rejected = decode(topic, chunk)
-        self._reject("decode", "", topic, rejected)
-        for i, at in enumerate(decoded.picked):
-            name = (dict(chunk.headers[at]).get(REPLAY_AGENT) or b"").decode()
-            agent = self.topology.agents.get(name)
-            if agent is not None and decoded.offsets[i] >= self._offsets[name, chunk.source]:
-                self._host.feed(_events(decoded.slice(i, i + 1)), agent=agent)
+    def reached(self, ends: Mapping[TopicPartition, int]) -> bool:
+        """Has everything before these ends been read: by this worker, or, in a Checkpoint, by the others?
 
-    def _reject(self, kind: Kind, by: str, topic: Topic, rejected: Iterable[Rejected]) -> None:
-        for record in rejected:
-            self.counters.rejected += 1
-            if topic.errors == "fail":
-                raise BadRecord(
-                    *record.source,
-                    record.offset,
-                    f"{record.reason}. The error policy of topic {topic.name!r} is `fail`; "
-                    f'with errors="dead_letter" the record is kept aside and the worker goes on',
-                )
-            if topic.errors == "dead_letter":
-                letter = DeadLetter(
-                    kind, by, record.reason, record.source, record.offset, record.timestamp, record.key, record.value
-                )
-                self._writer.send(topic.dead_letters, record.value, key=record.key, headers=letter.headers())
-
-    # -- agents, called in their host's thread -----------------------------------------------------------------------
-
-    def _emit(self, emitted: Emitted) -> None:
-        out, value = emitted.agent.out, emitted.value
-        if out is None or not isinstance(value, out.value):
-            wanted = "nothing (it has no out=)" if out is None else f"{out.value.__name__} for topic {out.name!r}"
-            cause = emitted.cause
-            raise AgentFailed(
-                f"agent {emitted.agent.name!r} yielded {value!r} at {cause.source}/{cause.offset}; expected {wanted}"
-            )
-        time = out.time_of(value)
-        timestamp = emitted.cause.timestamp if time is None else time
-        self._writer.send(out.name, out.encode(value), key=out.key_of(value), timestamp=timestamp)
-        self.counters.emitted += 1
-
-    def _agent_failed(self, failure: Failure) -> None:
-        topic, event = failure.agent.topic, failure.event
-        self.counters.failed += 1
-        where = f"agent {failure.agent.name!r} failed at {event.source}/{event.offset}"
-        if topic.errors == "fail":
-            raise AgentFailed(
-                f"{where}: {failure.error!r}. The error policy of topic {topic.name!r} is `fail`; "
-                f'with errors="dead_letter" the event is kept aside and the agent goes on\n{failure.traceback}'
-            ) from failure.error
-        logger.warning("%s: %r", where, failure.error)
-        if topic.errors == "dead_letter":
-            value = topic.encode(event.value)
-            place = (event.source, event.offset, event.timestamp, event.key)
-            letter = DeadLetter("agent", failure.agent.name, failure.traceback, *place, value)
-            self._writer.send(topic.dead_letters, value, key=event.key, headers=letter.headers())
+        A worker without tasks waits for some, unless there are more workers than tasks: what a dead one has is given to
+        it when that one's session has run out.
+        """
+        mine = {source: end for source, end in ends.items() if self._task_of(source) in self.tasks()}
+        tasks = {source: end for source, end in ends.items() if source.topic in self._sources}
+        others = {source: end for source, end in tasks.items() if source not in mine and end}
+        if self.restoring() is not None or not caught_up(self.positions(), mine):
+            return False
+        if not self.tasks() and len(self._log.members(self.group)) <= len(tasks):
+            return False
+        return not others or caught_up({s: 0 for s in others} | self._log.group_offsets(self.group), others)
 
     # -- control ------------------------------------------------------------------------------------------------------
 
     def _hear(self, messages: Iterable[Message], *, starting: bool = False) -> None:
         for message in messages:
-            if isinstance(message, SealRequest) and message.view in self.topology.views:
-                self._seals.append(message)
-            elif isinstance(message, Sealed):
-                self._seals = [s for s in self._seals if s.id != message.request]
+            if isinstance(message, SealRequest) and message.view in self._views:
+                self._seals[message.id] = (message, set())
+            elif isinstance(message, Sealed) and message.request in self._seals:
+                self._seals[message.request][1].update(message.ends)
             elif isinstance(message, BatchView) and message.view in self._views and not starting:
                 self._batches[message.view] = message
-
-    def _tasks(self, topic: str) -> list[ViewTask]:
-        return [t for t in self._views.values() if t.view.topic.name == topic]
-
-    def _agents_of(self, source: TopicPartition) -> list[Agent]:
-        return [a for a in self.topology.agents.values() if (a.name, source) in self._offsets]
+            elif isinstance(message, Reset):
+                self._resets[message.view] = message.id
+                self._batches.pop(message.view, None)
 
 
-def _events(decoded: Decoded) -> EventBatch:
-    chunk, picked = decoded.chunk, decoded.picked
-    timestamps, keys = chunk.timestamps, chunk.keys
-    return EventBatch(
-        source=decoded.source,
-        values=decoded.values,
-        offsets=decoded.offsets,
-        timestamps=[timestamps[i] for i in picked],
-        keys=[keys[i] for i in picked],
-        headers=lambda: [chunk.headers[i] for i in picked],
-    )
+def group_of(topology: str) -> str:
+    """The consumer group of a topology's workers."""
+    return f"streamkit.{topology}"
 
 
 def caught_up(positions: Mapping[TopicPartition, int], ends: Mapping[TopicPartition, int]) -> bool:

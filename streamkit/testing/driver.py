@@ -1,11 +1,14 @@
 """The Driver: a Topology in one process, on a log in memory, with one verb for each durable step.
 
-Between any two verbs a test can `crash`; what was durable stays, all else is gone.
+Between any two verbs a test can `crash`; what was durable stays, all else is gone. Several workers share the tasks as
+they would by Kafka's group: verbs of the speed layer take the worker's number.
 """
 
 from __future__ import annotations
 
 import tempfile
+import uuid
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
@@ -14,20 +17,22 @@ from typing import Any, Self
 from streamkit.batch.local import Inline, LocalRunner, Result, Tasks
 from streamkit.batch.plan import make_plan
 from streamkit.batch.publish import discard_old, manifest, publish
-from streamkit.checkpoint import segment_prefix, states_range
-from streamkit.control import BatchView, Proof, Sealed, SealRequest
+from streamkit.changelog import Changelogs, Follower, existing
+from streamkit.checkpoint import segment_prefix, states_range, task_prefix
+from streamkit.control import BatchView, Proof, Reset, Sealed, SealRequest
 from streamkit.cut import Cut
 from streamkit.deadletter import DeadLetter
-from streamkit.errors import CutMismatch
+from streamkit.errors import CutMismatch, Fenced, StreamkitError
 from streamkit.fold import Fold
 from streamkit.log.control import ControlTopic
 from streamkit.log.memory import MemoryLog
 from streamkit.log.scan import read_all
-from streamkit.record import Headers, Record
+from streamkit.record import Headers, Record, TopicPartition
 from streamkit.serving.batches import states_of
+from streamkit.serving.copies import Copies
 from streamkit.serving.merge import Serving
 from streamkit.serving.proof import compare
-from streamkit.speed.worker import Worker, caught_up
+from streamkit.speed.worker import Worker
 from streamkit.store.memory import MemoryReader, MemoryStore
 from streamkit.topic import Topic
 from streamkit.topology import Topology
@@ -53,18 +58,26 @@ class Driver:
     {'clicks': 3}
     """
 
-    def __init__(self, topology: Topology, *, log: MemoryLog | None = None, split_records: int = 250_000) -> None:
+    def __init__(
+        self, topology: Topology, *, log: MemoryLog | None = None, split_records: int = 250_000, workers: int = 1
+    ) -> None:
         self.topology = topology
         self.log = log or MemoryLog()
-        self._store = MemoryStore()
         self._split_records = split_records
         self._folder = tempfile.TemporaryDirectory(prefix="streamkit-driver-")
         for topic in topology.topics.values():
             self.log.create(topic.name, partitions=topic.partitions)
+        self._stores = [MemoryStore() for _ in range(workers)]
+        self._running: dict[int, Worker] = {}
+        self._replica = MemoryStore()
         self._control = ControlTopic(self.log, topology.name)
-        self._serving = Serving(self.log, topology.name, self.folder, MemoryReader(self._store))
+        self._changelogs = Changelogs(self.log, topology.name)
+        copies = Copies(self._changelogs, lambda: [MemoryReader(store) for store in [*self._stores, self._replica]])
+        self._serving = Serving(self.log, topology, self.folder, copies)
+        far = Copies(self._changelogs, lambda: [MemoryReader(self._replica)])
+        self._far = Serving(self.log, topology, self.folder, far)
+        self._follower: Follower | None = None
         self._writer = self.log.writer()
-        self._worker: Worker | None = None
         self._results: dict[str, Result] = {}
 
     @property
@@ -74,15 +87,28 @@ class Driver:
 
     @property
     def serving(self) -> Serving:
-        """What answers, as a reader in another process would."""
+        """What answers, as a reader in another process would, from the furthest copies that there are."""
         return self._serving
 
     @property
+    def far(self) -> Serving:
+        """What answers on another machine: by its own copies, as far as `follow` has brought them."""
+        return self._far
+
+    @property
     def worker(self) -> Worker:
-        """The worker, started if none runs."""
-        if self._worker is None:
-            self._worker = Worker(self.topology, self.log, self._store)
-        return self._worker
+        """The first worker, started if it does not run."""
+        return self.worker_at(0)
+
+    def worker_at(self, number: int) -> Worker:
+        """A worker, started if it does not run."""
+        if number not in self._running:
+            worker = Worker(self.topology, self.log, self._stores[number], name=f"worker-{number}")
+            self._running[number] = worker
+            worker.hear()
+            while worker.restoring() is not None:
+                worker.hear()
+        return self._running[number]
 
     # -- the log ------------------------------------------------------------------------------------------------------
 
@@ -111,57 +137,102 @@ class Driver:
 
     # -- the speed layer ----------------------------------------------------------------------------------------------
 
-    def step(self, max_records: int = 20_000) -> None:
-        """Read once; nothing of it is durable yet."""
-        self.worker.step(max_records)
+    def step(self, max_records: int = 20_000, *, worker: int = 0) -> None:
+        """Hear the group and read once; nothing of it is durable yet."""
+        self._verb(worker, lambda w: w.step(max_records))
 
-    def settle(self) -> None:
-        """Outputs and dead letters are on the log."""
-        self.worker.settle()
+    def settle(self, *, worker: int = 0) -> None:
+        """Agents are done; outputs and dead letters are held."""
+        self._verb(worker, Worker.settle)
 
-    def commit(self) -> None:
-        """State and offsets are durable, and the seals that were asked for."""
-        self.worker.commit()
+    def commit(self, *, worker: int = 0) -> None:
+        """Outputs, dead letters, state and offsets are on the log, together."""
+        self._verb(worker, Worker.commit)
 
-    def report(self) -> None:
+    def write(self, *, worker: int = 0) -> None:
+        """They are in the worker's store, too."""
+        self._verb(worker, Worker.write)
+
+    def report(self, *, worker: int = 0) -> None:
         """The seals are known to the batch layer."""
-        self.worker.report()
+        self._verb(worker, Worker.report)
 
-    def adopt(self) -> None:
-        """Segments that a BatchView has made superfluous are gone."""
-        self.worker.adopt()
+    def checkpoint(self, *, worker: int = 0) -> None:
+        """`settle`, `commit`, `write`, `report`."""
+        self._verb(worker, Worker.listen)
+        self._verb(worker, Worker.checkpoint)
 
-    def checkpoint(self) -> None:
-        """`settle`, `commit`, `report`, `adopt`."""
-        self.worker.listen()
-        self.worker.checkpoint()
+    def catch_up(self, *, worker: int = 0) -> None:
+        """All workers that run read to the log's end, this one too, and make their Checkpoints."""
+        for _ in range(1_000):
+            ends = {TopicPartition(t, p): end for t in self.topology.sources() for p, end in self.log.ends(t).items()}
+            self.worker_at(worker)
+            for number in sorted(self._running):
+                self.step(worker=number)
+                self.checkpoint(worker=number)
+            if worker in self._running and self._running[worker].reached(ends):
+                return self.checkpoint(worker=worker)
+        raise StreamkitError(f"worker {worker} does not come to the log's end {ends}")
 
-    def catch_up(self) -> None:
-        """Step until the log's end, then a Checkpoint."""
-        while not caught_up(self.worker.positions(), self.worker.ends()):
-            self.worker.step()
-        self.checkpoint()
+    def crash(self, *, worker: int = 0) -> None:
+        """The worker is gone at once, and all that was not durable; the group gives its tasks to the others."""
+        if worker in self._running:
+            gone = self._running.pop(worker)
+            self.log.expire(gone.member)
+            gone.close()
 
-    def crash(self) -> None:
-        """The worker is gone at once, and all that was not durable."""
-        if self._worker is not None:
-            self._worker.close()
-            self._worker = None
+    def suspend(self, *, worker: int = 0) -> None:
+        """The worker is stopped for so long that the group gives its tasks to others; it does not know of it.
+
+        Whatever verb comes next for it, wakes it.
+        """
+        self.log.expire(self.worker_at(worker).member)
+
+    def lose_disk(self, *, worker: int = 0) -> None:
+        """The worker crashes, and its store is gone, too."""
+        self.crash(worker=worker)
+        self._stores[worker] = MemoryStore()
+
+    def follow(self) -> None:
+        """A serving node on another machine follows the changelogs to their ends."""
+        if self._follower is None:
+            self._follower = Follower(self.log, self._changelogs, self._replica)
+        self._changelogs.forget()
+        there = existing(self.log, self.topology.name, self.topology.sources())
+        self._follower.follow([TopicPartition(t, number) for t, count in there.items() for number in range(count)])
+        while self._follower.step():
+            pass
+
+    @property
+    def followed(self) -> bool:
+        """Has `follow` ever been called?"""
+        return self._follower is not None
+
+    def _verb(self, number: int, verb: Callable[[Worker], object]) -> None:
+        """A worker that is fenced leaves, and begins again at its next verb."""
+        try:
+            verb(self.worker_at(number))
+        except Fenced:
+            self.crash(worker=number)
 
     # -- the batch layer ----------------------------------------------------------------------------------------------
 
     def seal(self, view: View) -> None:
-        """Ask the worker to seal; it does at its next `commit`, and tells of it at its next `report`."""
-        self._control.append(SealRequest(f"{view.name}-{self.log.ends(view.topic.name)}", view.name))
-        if self._worker is not None:
-            self._worker.listen()
+        """Ask the workers to seal; they do at their next `commit`, and tell of it at their next `report`."""
+        self._control.append(SealRequest(uuid.uuid4().hex, view.name))
+        for worker in self._running.values():
+            worker.listen()
 
     def cut(self, view: View) -> Cut:
-        """Where the batch layer would cut: at the newest seal reported, or else at the log's end."""
+        """Where the batch layer would cut: where the newest seal is that all partitions report, else the log's end."""
         info = self.log.describe(view.topic.name)
+        reports: dict[str, dict[int, int]] = {}
         with closing(ControlTopic(self.log, self.topology.name)) as control:
-            sealed = [m for m in control.catch_up() if isinstance(m, Sealed) and m.view == view.name]
-        return Cut(view.topic.name, info.id, sealed[-1].ends) if sealed else self.end(view)
+            for message in control.catch_up():
+                if isinstance(message, Sealed) and message.view == view.name and message.topic_id == info.id:
+                    reports.setdefault(message.request, {}).update(message.ends)
+        whole = [ends for ends in reports.values() if len(ends) >= info.partitions]
+        return Cut(view.topic.name, info.id, whole[-1]) if whole else self.end(view)
 
     def end(self, view: View) -> Cut:
         """The log's end, where the batch layer cuts when it hears of no worker."""
@@ -182,8 +253,8 @@ class Driver:
         batch = manifest(self._results.pop(view.name), None)
         publish(self._control, batch)
         discard_old(self._control, view.name, self.folder / view.name)
-        if self._worker is not None:
-            self._worker.listen()
+        for worker in self._running.values():
+            worker.listen()
         return batch
 
     def prove(self, view: View) -> Proof | None:
@@ -196,6 +267,13 @@ class Driver:
         fold = Fold(view)
         return compare(fold, self._serving.merged(view, seam), states_of(fold, self.folder, result.files))
 
+    def reset(self, view: View) -> None:
+        """Void the View's BatchViews and Segments; the workers begin it anew at their next `commit`."""
+        self._results.pop(view.name, None)
+        self._control.append(Reset(view.name, uuid.uuid4().hex))
+        for worker in self._running.values():
+            worker.listen()
+
     # -- the serving layer --------------------------------------------------------------------------------------------
 
     def ask(self, view: View, *key: Any, window: int | tuple[int, int] | None = None) -> Answer:
@@ -207,17 +285,24 @@ class Driver:
         return list(self._serving.scan(view))
 
     def orphans(self, view: View) -> int:
-        """States in the store that belong to no Segment: 0, or released ones were left."""
-        live = tuple(
-            segment_prefix(view.name, partition, start)
-            for partition, segments in self._serving.segments(view).items()
-            for start, _ in segments.all()
-        )
-        return sum(not key.startswith(live) for key, _ in self._store.scan(*states_range(view.name)))
+        """States in the furthest copies that belong to no Segment: 0, or released ones were left."""
+        count = 0
+        for partition, segments in self._serving.segments(view).items():
+            task = TopicPartition(view.topic.name, partition)
+            prefix, (start, end) = task_prefix(task), states_range(view.name)
+            live = tuple(prefix + segment_prefix(view.name, begin) for begin, _ in segments.all())
+            copy = self._serving.copies.of(task)
+            assert copy is not None
+            count += sum(not key.startswith(live) for key, _ in copy.scan(prefix + start, prefix + end))
+        return count
 
     def close(self) -> None:
-        self.crash()
+        for number in list(self._running):
+            self.crash(worker=number)
+        if self._follower is not None:
+            self._follower.close()
         self._serving.close()
+        self._far.close()
         self._control.close()
         self._writer.close()
         self._folder.cleanup()

@@ -127,6 +127,14 @@ class Site:
             return 0
         return sum(s.end for s in segments.values())
 
+    def has_state(self) -> bool:
+        """Has a worker opened its tasks, and made its first Checkpoint?"""
+        try:
+            with self.serving() as serving:
+                return bool(serving.segments(self.view("total")))
+        except StateMissing:
+            return False
+
     def records(self, topic: str | None = None) -> list[tuple[int, int, bytes]]:
         return [(r.partition, r.offset, r.value or b"") for r in read_all(self.log, topic or self.topic)]
 

@@ -8,8 +8,9 @@ from contextlib import closing
 
 import msgspec
 
-from streamkit.checkpoint import Segments, Slot, segment_prefix, segments_key, slot_key
+from streamkit.checkpoint import Segments, Slot, segment_prefix, segments_key, slot_key, task_prefix
 from streamkit.log.control import ControlTopic
+from streamkit.record import TopicPartition
 from streamkit.store.base import Write
 from streamkit.store.rocksdb import RocksStore
 from tests.kafka.site import APP, Site, wait_for
@@ -25,7 +26,7 @@ def published(site: Site, view: str) -> int:
 
 def test_a_batch_beside_a_running_worker_is_proved_and_its_answers_are_exact(site: Site) -> None:
     site.send(4_000, rubbish=2)
-    with site.worker("--checkpoint-seconds", "0.1", "--quiet") as worker:
+    with site.worker("--checkpoint", "100ms", "--quiet") as worker:
         wait_for(site.data.worker_runs, worker)
         for _ in range(2):
             site.send(1_000)
@@ -81,7 +82,7 @@ def test_answers_stay_right_while_batch_views_are_published(site: Site) -> None:
         except BaseException as failure:
             failures.append(failure)
 
-    with site.worker("--checkpoint-seconds", "0.05", "--quiet") as worker:
+    with site.worker("--checkpoint", "50ms", "--quiet") as worker:
         wait_for(lambda: site.checkpointed() > 0, worker)
         reader = threading.Thread(target=read)
         reader.start()
@@ -98,12 +99,13 @@ def test_verify_names_the_first_divergence(site: Site) -> None:
     site.send(1_000)
     site.command("worker", "--until-caught-up")
     assert "view tumbling: 0 differences" in site.command("verify", "tumbling")
-    with closing(RocksStore.open(site.data.state)) as store:
-        found = store.get([segments_key("tumbling", 0)])[0]
+    with closing(RocksStore.open(site.data.slot(0).state)) as store:
+        task = task_prefix(TopicPartition(site.topic, 0))
+        found = store.get([task + segments_key("tumbling")])[0]
         segment = msgspec.msgpack.decode(found or b"", type=Segments).start
         slot = Slot(("c3",), 50_000, 60_000)
         wrong = msgspec.msgpack.encode([999, 0, 0, b""])
-        store.write(Write(puts=[(segment_prefix("tumbling", 0, segment) + slot_key(slot), wrong)]))
+        store.write(Write(puts=[(task + segment_prefix("tumbling", segment) + slot_key(slot), wrong)]))
     said = site.command("verify", "tumbling", status=1)
     assert "view tumbling: 1 differences" in said
     assert "key ('c3',) window [50000, 60000)" in said

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from streamkit.control import control_topic
+from streamkit.speed.worker import group_of
 from tests.kafka.site import APP, Site, wait_for
 
 
@@ -31,7 +31,7 @@ def test_a_worker_killed_again_and_again_gives_the_plain_loops_answers(site: Sit
     for _ in range(4):
         site.send(5_000, rubbish=3)
         before, total = site.checkpointed(), total + 5_003
-        with site.worker("--checkpoint-seconds", "0.05", "--quiet") as worker:
+        with site.worker("--checkpoint", "50ms", "--quiet") as worker:
             wait_for(lambda before=before: site.checkpointed() > before, worker)  # type: ignore[misc]
             site.send(500)
             total += 500
@@ -47,20 +47,14 @@ def test_a_worker_killed_again_and_again_gives_the_plain_loops_answers(site: Sit
 @pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGINT])
 def test_a_worker_told_to_stop_makes_a_checkpoint_and_leaves(site: Site, asked: signal.Signals) -> None:
     site.send(2_000)
-    with site.worker("--checkpoint-seconds", "3600") as worker:
-        committed = control_topic(site.name)
-        wait_for(lambda: committed in site.log.topics() and checkpointed_soon(site), worker)
+    with site.worker("--checkpoint", "1h") as worker:
+        wait_for(site.has_state, worker)
         worker.send_signal(asked)
         _, err = worker.communicate(timeout=30)
         assert worker.returncode == 0, err
         assert "left" in err
     with site.serving() as serving:
         site.check(serving)
-
-
-def checkpointed_soon(site: Site) -> bool:
-    """The state exists, so signals are handled."""
-    return (site.data.state / "CURRENT").exists() and site.data.worker_runs()
 
 
 def test_until_caught_up_stops_at_the_end_it_found(site: Site) -> None:
@@ -75,12 +69,22 @@ def test_an_empty_topic_is_said_and_left(site: Site) -> None:
     assert "are empty: nothing to catch up with" in site.command("worker", "--until-caught-up")
 
 
-def test_a_second_worker_is_told_who_is_there(site: Site) -> None:
-    with site.worker() as worker:
-        wait_for(site.data.worker_runs, worker)
-        said = site.command("worker", status=1)
-        assert "is another worker running?" in said
-        assert f'"pid": {worker.pid}' in said
+def test_a_second_worker_takes_its_share_and_gives_it_back(site: Site) -> None:
+    site.send(2_000)
+    with site.worker("--checkpoint", "50ms") as first:
+        wait_for(lambda: site.checkpointed() >= 2_000, first)
+        with site.worker("--checkpoint", "50ms") as second:
+            wait_for(lambda: sorted(map(len, site.log.members(group_of(site.name)).values())) == [1, 2], second)
+            site.send(2_000)
+            wait_for(lambda: site.checkpointed() >= 4_000, first)
+            second.send_signal(signal.SIGTERM)
+            assert second.wait(30) == 0
+        wait_for(lambda: list(map(len, site.log.members(group_of(site.name)).values())) == [3], first)
+        site.send(500)
+        wait_for(lambda: site.checkpointed() >= 4_500, first)
+    with site.serving() as serving:
+        site.check(serving, offsets=site.log.ends(site.topic))
+    assert site.alerts() == due(site)
 
 
 def test_a_missing_topic_is_named_with_the_way_out(site: Site) -> None:

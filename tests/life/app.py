@@ -22,8 +22,8 @@ class Alert(msgspec.Struct):
     seen: int
 
 
-def topology(topic: str = "clicks", *, name: str = "life") -> sk.Topology:
-    app = sk.Topology(name)
+def topology(topic: str = "clicks", *, name: str = "life", **options: Any) -> sk.Topology:
+    app = sk.Topology(name, **options)
     clicks = app.topic(topic, value=Click, timestamp="at", key="user", partitions=3)
     alerts = app.topic(f"{topic}.alerts", value=Alert, partitions=1)
     seen = app.table("seen", default=int)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from streamkit.errors import CutMismatch
+from streamkit.errors import CutMismatch, StateMissing
+from streamkit.serving.merge import Serving
 from streamkit.testing.driver import Driver
 from tests.life.app import Click, answers, expected, topology
-from tests.life.oracle import events_before
+from tests.life.oracle import Raw, events_before
 
 VIEWS = ("tumbling", "hopping", "session", "total")
 
@@ -27,17 +27,28 @@ clicks = st.builds(
 )
 
 
+WORKERS = 2
+workers = st.integers(0, WORKERS - 1)
+
+
 class Life(RuleBasedStateMachine):
     """Every Answer must equal the plain loop over the records before its Cut, whatever has happened."""
 
-    @initialize()
-    def begin(self) -> None:
-        self.app = topology()
+    @initialize(standbys=st.integers(0, 1))
+    def begin(self, standbys: int) -> None:
+        self.app = topology(standbys=standbys)
         self.topic = self.app.topics["clicks"]
-        self.driver = Driver(self.app, split_records=7)
+        self.driver = Driver(self.app, split_records=7, workers=WORKERS)
         self.computed: set[str] = set()
-        self.unadopted: dict[str, int] = dict.fromkeys(VIEWS, 0)
+        self.torn: set[str] = set()
+        """Views whose BatchView may lie across a Segment that its worker has not given up yet."""
+        self.torn_afar: set[str] = set()
+        self.disk_lost = False
+        """A task's only copy here may be gone; its changelog has it."""
+        self.driver.step()
         self.driver.checkpoint()
+
+    # -- the log --
 
     @rule(batch=st.lists(clicks, min_size=1, max_size=12))
     def send(self, batch: list[Click]) -> None:
@@ -47,26 +58,52 @@ class Life(RuleBasedStateMachine):
     def send_rubbish(self) -> None:
         self.driver.send_bytes(self.topic, b'{"campaign": 7}', key=b"u1")
 
-    @rule(records=st.integers(1, 20))
-    def step(self, records: int) -> None:
-        self.driver.step(records)
-
     @rule()
-    def checkpoint(self) -> None:
-        self.driver.checkpoint()
-        self.unadopted = dict.fromkeys(VIEWS, 0)
+    def add_a_partition(self) -> None:
+        self.driver.log.grow("clicks", min(5, self.driver.log.describe("clicks").partitions + 1))
 
-    @rule(durable_steps=st.integers(1, 4))
-    def crash_in_checkpoint(self, durable_steps: int) -> None:
+    # -- workers --
+
+    @rule(worker=workers, records=st.integers(1, 20))
+    def step(self, worker: int, records: int) -> None:
+        self.driver.step(records, worker=worker)
+
+    @rule(worker=workers)
+    def checkpoint(self, worker: int) -> None:
+        self.driver.checkpoint(worker=worker)
+
+    @rule(worker=workers, durable_steps=st.integers(1, 3))
+    def crash_in_checkpoint(self, worker: int, durable_steps: int) -> None:
         """A crash after each of a Checkpoint's steps but the last."""
-        self.driver.worker.listen()
-        for verb in ("settle", "commit", "report")[:durable_steps]:
-            getattr(self.driver, verb)()
-        self.crash()
+        self.driver.worker_at(worker).listen()
+        for verb in ("settle", "commit", "write")[:durable_steps]:
+            getattr(self.driver, verb)(worker=worker)
+        self.driver.crash(worker=worker)
 
-    @rule()
-    def crash(self) -> None:
-        self.driver.crash()
+    @rule(worker=workers)
+    def crash(self, worker: int) -> None:
+        self.driver.crash(worker=worker)
+
+    @rule(worker=workers)
+    def lose_disk(self, worker: int) -> None:
+        self.driver.lose_disk(worker=worker)
+        self.disk_lost = True
+
+    @rule(worker=workers)
+    def suspend(self, worker: int) -> None:
+        """A zombie: its next verb finds its tasks given to another."""
+        self.driver.suspend(worker=worker)
+
+    @rule(worker=workers)
+    def settle_down(self, worker: int) -> None:
+        """Everybody comes to the log's end."""
+        for _ in range(2):  # a release may have sent a reader back
+            for number in (worker, (worker + 1) % WORKERS):
+                self.driver.catch_up(worker=number)
+        self.torn.clear()
+        self.disk_lost = False
+
+    # -- batch --
 
     @rule(view=st.sampled_from(VIEWS))
     def seal(self, view: str) -> None:
@@ -75,7 +112,8 @@ class Life(RuleBasedStateMachine):
     @rule(view=st.sampled_from(VIEWS), at_end=st.booleans())
     def batch(self, view: str, at_end: bool) -> None:
         found = self.app.views[view]
-        cut = self.driver.end(found) if at_end else None
+        cut = self.driver.end(found) if at_end else self.driver.cut(found)
+        self.across = cut.offsets == self.driver.end(found).offsets
         self.driver.batch(found, cut)
         self.computed.add(view)
         proof = self.driver.prove(found)
@@ -87,58 +125,88 @@ class Life(RuleBasedStateMachine):
         view = data.draw(st.sampled_from(sorted(self.computed)))
         self.computed.remove(view)
         self.driver.publish(self.app.views[view])
-        self.unadopted[view] += 1
+        if self.across:
+            self.torn.add(view)
+            self.torn_afar.add(view)
 
-    @rule(view=st.sampled_from(VIEWS), later=st.lists(clicks, min_size=1, max_size=6))
-    def be_published_across(self, view: str, later: list[Click]) -> None:
-        """The batch layer cuts at the log's end while the worker reads on: a Segment comes to lie across the Cut."""
+    @rule(view=st.sampled_from(VIEWS), later=st.lists(clicks, min_size=1, max_size=6), worker=workers)
+    def be_published_across(self, view: str, later: list[Click], worker: int) -> None:
+        """The batch layer cuts at the log's end while a worker reads on: a Segment comes to lie across the Cut."""
         found = self.app.views[view]
         self.driver.batch(found, self.driver.end(found))
         self.driver.publish(found)
         self.computed.discard(view)
-        self.unadopted[view] += 1
+        self.torn.add(view)
+        self.torn_afar.add(view)
         self.send(later)
-        self.driver.step()
+        self.driver.step(worker=worker)
+
+    # -- readers --
+
+    @rule()
+    def follow(self) -> None:
+        """A serving node on another machine catches up with the changelogs."""
+        self.driver.follow()
+        self.torn_afar &= self.torn
+        self.disk_lost = False
+
+    @rule(view=st.sampled_from(VIEWS))
+    def reset(self, view: str) -> None:
+        self.driver.reset(self.app.views[view])
+        self.computed.discard(view)
+        self.torn.add(view)
+        self.torn_afar.add(view)
 
     @invariant()
     def every_answer_is_the_plain_loop(self) -> None:
         records = [(r.partition, r.offset, r.value or b"") for r in self.driver.records("clicks")]
         for name in VIEWS:
-            try:
-                scanned = self.driver.scan(self.app.views[name])
-            except CutMismatch:
-                # Only where two BatchViews came, both across a Segment, and the worker has seen neither.
-                assert self.unadopted[name] >= 2
-                continue
-            if scanned:
-                events = [e for e in events_before(records, scanned[0].cut.offsets) if e["campaign"] != 7]
-                assert answers(scanned) == expected(name, events), (name, scanned[0].cut)
+            self.check(name, self.driver.serving, records, may_refuse=name in self.torn or self.disk_lost)
+            self.check(name, self.driver.far, records, may_refuse=name in self.torn_afar or not self.driver.followed)
+
+    def check(self, name: str, serving: Serving, records: list[Raw], *, may_refuse: bool) -> None:
+        try:
+            scanned = list(serving.scan(self.app.views[name]))
+        except (CutMismatch, StateMissing):
+            assert may_refuse, name
+            return
+        if scanned:
+            events = [e for e in events_before(records, scanned[0].cut.offsets) if e["campaign"] != 7]
+            assert answers(scanned) == expected(name, events), (name, scanned[0].cut)
 
     def teardown(self) -> None:
         if not hasattr(self, "driver"):
             return
         with self.driver as driver:
-            driver.catch_up()
-            driver.catch_up()  # a release may have sent the reader back
+            driver.crash(worker=1)
+            for _ in range(3):  # a release may have sent the reader back; then what was released is deleted
+                driver.catch_up()
+            driver.follow()
             good = [json.loads(r.value or b"") for r in driver.records("clicks")]
             good = [e for e in good if e["campaign"] != 7]
             for name in VIEWS:
-                scanned = driver.scan(self.app.views[name])
-                assert answers(scanned) == expected(name, good)
-                assert all(a.lag == 0 for a in scanned)
+                for serving in (driver.serving, driver.far):
+                    scanned = list(serving.scan(self.app.views[name]))
+                    assert answers(scanned) == expected(name, good)
+                    assert all(a.lag == 0 for a in scanned)
                 assert driver.orphans(self.app.views[name]) == 0
-            self.check_agent(driver, good)
+            self.check_agent(driver)
 
-    def check_agent(self, driver: Driver, good: list[dict[str, Any]]) -> None:
-        """At least once: every alert is there, and none that is not due."""
-        counts: dict[str, int] = {}
-        due = set()
-        for event in good:
-            counts[event["user"]] = counts.get(event["user"], 0) + 1
-            if counts[event["user"]] % 3 == 0:
-                due.add((event["campaign"], counts[event["user"]]))
-        assert {(a.campaign, a.seen) for a in driver.values(self.app.topics["clicks.alerts"])} == due
-        letters = {letter.identity for letter in driver.dead_letters(self.topic)}
+    def check_agent(self, driver: Driver) -> None:
+        """Exactly once: every alert that is due, and every dead letter, and each of them one time."""
+        counts: dict[tuple[int, str], int] = {}
+        due = []
+        for record in driver.records("clicks"):
+            event = json.loads(record.value or b"")
+            if event["campaign"] == 7:
+                continue
+            at = (record.partition, event["user"])  # a key's Table stays behind where partitions are added
+            counts[at] = counts.get(at, 0) + 1
+            if counts[at] % 3 == 0:
+                due.append((event["campaign"], counts[at]))
+        assert sorted((a.campaign, a.seen) for a in driver.values(self.app.topics["clicks.alerts"])) == sorted(due)
+        letters = sorted(str(letter.identity) for letter in driver.dead_letters(self.topic))
+        assert len(set(letters)) == len(letters)
         assert len(letters) == sum(1 for r in driver.records("clicks") if r.value == b'{"campaign": 7}')
 
 
@@ -149,4 +217,4 @@ TestLife.settings = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(int(os.environ.get("STREAMKIT_LIFE_TIMEOUT", "600")))

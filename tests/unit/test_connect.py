@@ -47,7 +47,7 @@ def work(app: Topology, log: MemoryLog, folder: DataFolder) -> Work:
         with closing(log.writer()) as writer:
             writer.send("clicks", app.topics["clicks"].encode(Click("c1", "u1", 1, 0)))
             writer.flush()
-        with closing(RocksStore.open(folder.state)) as store, closing(Worker(app, log, store)) as worker:
+        with closing(RocksStore.open(folder.slot(0).state)) as store, closing(Worker(app, log, store)) as worker:
             worker.step(100)
             worker.checkpoint()
 
@@ -73,7 +73,7 @@ def test_state_that_was_removed_is_missed_until_it_is_there_again(
     work()
     with open_serving(app, log, folder):
         assert view.get("c1").value["clicks"] == 1
-        shutil.rmtree(folder.state)
+        shutil.rmtree(folder.slot(0).state)
         with pytest.raises(StateMissing):
             view.get("c1")
         work()

@@ -19,14 +19,15 @@ from pydantic import BaseModel
 
 import streamkit as sk
 from streamkit.cli.serve import _listen
+from streamkit.changelog import Changelogs
 from streamkit.control import Reset
 from streamkit.errors import BrokerUnreachable, StreamkitError
 from streamkit.log.memory import MemoryLog
 from streamkit.serving import http_models as models
 from streamkit.serving.answer_json import answer_json
+from streamkit.serving.copies import Copies
 from streamkit.serving.http import make_app
 from streamkit.serving.merge import Serving
-from streamkit.store.memory import MemoryReader, MemoryStore
 from streamkit.testing.driver import Driver
 from streamkit.topology import Topology
 from tests.life.app import Click, topology
@@ -175,9 +176,8 @@ class TestAnswer:
     @pytest.mark.parametrize(("stale_seconds", "second"), [(0, 2), (3_600, 1)])
     def test_is_as_new_as_was_asked_for(self, stale_seconds: float, second: int) -> None:
         with Driver(topology()) as driver:
-            serving = Serving(
-                driver.log, "life", driver.folder, MemoryReader(driver._store), stale_seconds=stale_seconds
-            )
+            copies = driver.serving.copies
+            serving = Serving(driver.log, driver.topology, driver.folder, copies, stale_seconds=stale_seconds)
             client = Client(driver.topology, serving)
             for clicks in (1, second):
                 driver.send(driver.topology.topics["clicks"], Click("c1", "u1", 1, 0))
@@ -388,7 +388,8 @@ class TestProblems:
 
     def test_no_broker_is_503_and_found_out_once(self, tmp_path: Path) -> None:
         app, log = topology(), Away()
-        serving = Serving(log, app.name, tmp_path, MemoryReader(MemoryStore()), stale_seconds=60)
+        copies = Copies(Changelogs(log, app.name), list)
+        serving = Serving(log, app, tmp_path, copies, stale_seconds=60)
         client = Client(app, serving)
         log.away = True
         for path in ("/health", "/views", "/views/total/answer?key=c1", "/views/total/answers"):
@@ -402,11 +403,11 @@ class Away(MemoryLog):
     away = False
     asked = 0
 
-    def ends(self, topic: str) -> dict[int, int]:
+    def ends(self, topic: str, *, committed: bool = True) -> dict[int, int]:
         self.asked += self.away
         if self.away:
             raise BrokerUnreachable("no Kafka broker answers at nowhere:9092")
-        return super().ends(topic)
+        return super().ends(topic, committed=committed)
 
 
 class TestHealthAndMetrics:

@@ -115,5 +115,5 @@ def test_windows_of_a_key_are_in_order_of_time(key: tuple[Any, ...], one: int, o
 
 @given(left=slots, right=slots, segment=st.integers(0, 2**63))
 def test_segments_do_not_overlap_in_the_store(left: Slot, right: Slot, segment: int) -> None:
-    prefix = segment_prefix("v", 3, segment)
-    assert prefix + slot_key(left) < next_prefix(prefix) <= segment_prefix("v", 3, segment + 1) + slot_key(right)
+    prefix = segment_prefix("v", segment)
+    assert prefix + slot_key(left) < next_prefix(prefix) <= segment_prefix("v", segment + 1) + slot_key(right)

@@ -1,0 +1,383 @@
+"""Committers: a Checkpoint's records and offsets on the log, in one transaction or, at least once, in order."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple, NoReturn
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka import TopicPartition as Place
+
+from streamkit.errors import DeliveryFailed, LogError
+from streamkit.log import client
+from streamkit.log.base import Change, Member
+from streamkit.log.kafka.cluster import Cluster
+from streamkit.log.kafka.member import KafkaMember
+from streamkit.record import Headers, TopicPartition
+
+logger = logging.getLogger(__name__)
+
+Changes = Mapping[TopicPartition, Sequence[Change]]
+Offsets = Mapping[TopicPartition, int]
+
+CALL_SECONDS = 5.0
+"""How long one call to librdkafka may take before it is called again: Ctrl-C gets through in between."""
+START_SECONDS = 60.0
+"""How long a transaction coordinator may take to load, and to abort what a dead process has left open."""
+FAILED_BEFORE = (KafkaError._STATE, KafkaError._FATAL)
+"""A record is refused because the transaction has failed already, or the producer has."""
+STALE_TRIES = 10
+"""The answer with the new epoch is on its way when the old one is refused; after 5 s it is not."""
+
+
+class _Record(NamedTuple):
+    topic: str
+    value: bytes | None
+    key: bytes | None
+    timestamp: int | None
+    headers: Headers
+    partition: int | None
+
+    def size(self) -> int:
+        return len(self.value or b"") + len(self.key or b"")
+
+
+class _Sender:
+    """A producer that remembers the first record that failed, and where the last one of each changelog went."""
+
+    def __init__(self, cluster: Cluster, **required: object) -> None:
+        self.cluster = cluster
+        self.failure: tuple[str, KafkaError] | None = None
+        self.refused: KafkaError | None = None
+        self.ends: dict[TopicPartition, int] = {}
+        callbacks = {"on_delivery": self._on_delivery, "error_cb": self._on_error}
+        # A callback for every record costs 0.2 us of 1 us.
+        told = {"delivery.report.only.error": False, "linger.ms": 2}  # `flush` waits for what lingers
+        settings = {**client.WRITER_REQUIRED, **told, **callbacks, **required}
+        self.producer: Producer = cluster.client(Producer, client.WRITER, settings)
+
+    def send(self, record: _Record, on_delivery: Callable[[KafkaError | None, Message], None] | None = None) -> None:
+        """Queue one record; blocks while the queue is full. Raises KafkaException where it can never be sent."""
+        topic, value, key, timestamp, headers, partition = record
+        number = -1 if partition is None else partition
+        items = list(headers) or None
+        while True:
+            try:
+                self.producer.produce(topic, value, key, number, on_delivery, None, timestamp or 0, items)  # type: ignore[arg-type]
+            except BufferError:
+                self.producer.poll(0.1)  # woken by each record that is done
+            except KafkaException as failure:
+                self._note(topic, failure.args[0])
+                raise
+            else:
+                return
+
+    def send_changes(self, changes: Changes) -> None:
+        """Queue changelog records; a callback for the last one of each partition tells where it ends."""
+        self.ends = {}
+        produce = self.producer.produce
+        for source, records in changes.items():
+            topic, number = source
+            for key, value in records[:-1]:
+                try:
+                    produce(topic, value, key, number)
+                except (BufferError, KafkaException):
+                    self.send(_Record(topic, value, key, None, (), number))
+            for key, value in records[-1:]:
+                self.send(_Record(topic, value, key, None, (), number), partial(self._on_last, source))
+
+    def flush(self) -> None:
+        """Until every record is on the log, or has failed. Raises KafkaException where the producer is done for.
+
+        By `poll`: `Producer.flush` goes on to call back about records while the exception of a fatal error is pending,
+        and loses it.
+        """
+        while len(self.producer):
+            self.producer.poll(0.1)
+
+    def purge(self) -> None:
+        """Give up what is not on the log yet."""
+        self.producer.purge()
+        self.flush()
+
+    def take_failure(self) -> tuple[str, KafkaError] | None:
+        failure, self.failure = self.failure, None
+        return failure
+
+    def delivery_failed(self, topic: str, error: KafkaError) -> DeliveryFailed:
+        reason = f"{error.str()} ({error.name()})"
+        return DeliveryFailed(
+            f"a record for topic {topic} was not taken by {self.cluster.connection.brokers}: {reason}"
+        )
+
+    def close(self) -> None:
+        """Never raises: a producer that is done for would say so again here, and warn that it cannot abort."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            try:
+                self.producer.purge()
+                self.producer.close()
+            except KafkaException as failure:
+                logger.debug("committer, while closing: %s", failure)
+
+    def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
+        if error is not None:
+            self._note(str(message.topic()), error)
+
+    def _on_last(self, source: TopicPartition, error: KafkaError | None, message: Message) -> None:
+        if error is None:
+            self.ends[source] = message.offset() + 1  # type: ignore[operator]
+        self._on_delivery(error, message)
+
+    def _note(self, topic: str, error: KafkaError) -> None:
+        if self.failure is None and error.name() not in client.PURGED and error.code() not in FAILED_BEFORE:
+            self.failure = topic, error
+
+    def _on_error(self, error: KafkaError) -> None:
+        if error.name() in client.REFUSED:
+            self.refused = error
+        else:
+            logger.debug("committer: %s", error)
+
+
+class OrderedCommitter:
+    """A Committer at least once: idempotent, records are sent as they come, and what is behind comes last."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._sender = _Sender(cluster)
+
+    def send(
+        self,
+        topic: str,
+        value: bytes | None,
+        *,
+        key: bytes | None = None,
+        timestamp: int | None = None,
+        headers: Headers = (),
+        partition: int | None = None,
+    ) -> None:
+        try:
+            self._sender.send(_Record(topic, value, key, timestamp, headers, partition))
+        except KafkaException as failure:
+            logger.debug("told by the next commit: %s", failure)
+
+    def held(self) -> int:
+        return 0
+
+    def commit(self, changes: Changes, offsets: Offsets, member: Member) -> dict[TopicPartition, int]:
+        """The Changes go when everything that was sent is on the log, so a Checkpoint never claims what is not."""
+        assert isinstance(member, KafkaMember)
+        self._flush()
+        try:
+            self._sender.send_changes(changes)
+        except KafkaException as failure:
+            logger.debug("raised by the flush: %s", failure)
+        self._flush()
+        member.commit(offsets)
+        return dict(self._sender.ends)
+
+    def discard(self) -> None:
+        """Nothing is held."""
+
+    def close(self) -> None:
+        self._sender.close()
+
+    def _flush(self) -> None:
+        try:
+            self._sender.flush()
+        except KafkaException as fatal:
+            raise self._sender.cluster.error(fatal, "committer") from fatal
+        failure = self._sender.take_failure()
+        if failure is not None:
+            raise self._sender.delivery_failed(*failure)
+
+
+class TransactionalCommitter:
+    """A Committer by Kafka's transactions (KIP-98), fenced by transactional id and by group membership (KIP-447)."""
+
+    def __init__(self, cluster: Cluster, transactional_id: str) -> None:
+        self._about = f"transactional id {transactional_id}"
+        self._cluster = cluster
+        self._lock = threading.Lock()
+        self._held: list[_Record] = []
+        self._bytes = 0
+        self._open = self._warned = False
+        self._dead: LogError | None = None
+        timeout = cluster.connection.client.get("transaction.timeout.ms", client.TRANSACTION_TIMEOUT_MS)
+        # A record that is not on the log when its transaction has timed out is not waited for.
+        limits = {"transaction.timeout.ms": timeout, "message.timeout.ms": timeout}
+        self._sender = _Sender(cluster, **{"transactional.id": transactional_id, **limits})
+        self._producer = self._sender.producer
+        self._start()
+
+    def send(
+        self,
+        topic: str,
+        value: bytes | None,
+        *,
+        key: bytes | None = None,
+        timestamp: int | None = None,
+        headers: Headers = (),
+        partition: int | None = None,
+    ) -> None:
+        record = _Record(topic, value, key, timestamp, headers, partition)
+        with self._lock:
+            self._held.append(record)
+            self._bytes += record.size()
+
+    def held(self) -> int:
+        return self._bytes
+
+    def commit(self, changes: Changes, offsets: Offsets, member: Member) -> dict[TopicPartition, int]:
+        """One transaction, begun again for as long as nothing but brokers that restart is in its way.
+
+        A failure that librdkafka calls fatal is final: this Committer raises it again from then on. Where there are
+        no offsets the coordinator is not asked about the member.
+        """
+        assert isinstance(member, KafkaMember)
+        if self._dead is not None:
+            raise self._dead
+        member.check(offsets)
+        with self._lock:
+            records = list(self._held)  # what an agent sends from here on is of the next commit
+        if not (records or offsets or any(changes.values())):
+            return {}
+        self._warned, stale = False, 0
+        while True:
+            failed = self._attempt(records, changes, offsets, member)
+            if failed is None:
+                break
+            topic, error = failed
+            if error.name() in client.STALE and stale < STALE_TRIES:
+                stale += 1
+                time.sleep(0.1 * stale)
+            elif error.name() in client.PASSING:
+                self._pause(error)
+            elif topic is not None and error.name() not in client.FENCED | client.STALE:
+                raise self._sender.delivery_failed(topic, error)
+            else:
+                raise self._cluster.error(error, self._about)
+        self._drop(len(records))
+        return dict(self._sender.ends)
+
+    def discard(self) -> None:
+        self._drop(len(self._held))
+
+    def close(self) -> None:
+        """As `Committer.close`; an open transaction would hold readers back until its timeout, so it is aborted."""
+        if self._open and self._dead is None:
+            try:
+                self._sender.purge()
+                self._producer.abort_transaction(1.0)
+            except KafkaException as failure:
+                logger.debug("%s: transaction left open: %s", self._about, failure)
+        self._sender.close()
+
+    def _start(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                self._producer.init_transactions(CALL_SECONDS)
+            except KafkaException as failure:
+                error: KafkaError = failure.args[0]
+                if not error.retriable() or time.monotonic() > deadline:
+                    raise self._cluster.error(error, self._about) from failure
+                self._pause(error)
+            else:
+                return
+
+    def _attempt(
+        self, records: Sequence[_Record], changes: Changes, offsets: Offsets, member: KafkaMember
+    ) -> tuple[str | None, KafkaError] | None:
+        """One transaction: None, or what it failed by and the topic of the record that did; then it is aborted."""
+        self._abort()  # what an interrupt has left open
+        try:
+            self._transaction(records, changes, offsets, member)
+        except KafkaException as failure:
+            error: KafkaError = failure.args[0]
+            if error.fatal():
+                self._die(error)
+            self._abort()
+            return self._sender.take_failure() or (None, error)
+        return None
+
+    def _transaction(self, records: Sequence[_Record], changes: Changes, offsets: Offsets, member: KafkaMember) -> None:
+        """Records, flush, offsets, commit: in this order, on which taking a partition over rests.
+
+        A worker whose membership has run out (a zombie) may be anywhere in here when another one is given its
+        partitions. From then on its offsets are refused, and with them the transaction. If they got in before that,
+        every record of the transaction was on the log by then, thanks to the flush: below the high watermark that the
+        new owner reads after it was assigned; and it waits until the last stable offset has come to that high
+        watermark, which is when this transaction is over. Either way it reads all of it, or nothing.
+
+        Offsets first would let this happen: zombie: offsets taken; new owner: assigned, reads the high watermark, finds
+        nothing open below it; zombie: records, commit; and the new owner goes on from a state without them.
+        """
+        self._sender.take_failure()
+        self._producer.begin_transaction()
+        self._open = True
+        try:
+            for record in records:
+                self._sender.send(record)
+            self._sender.send_changes(changes)
+        except KafkaException as failure:
+            if failure.args[0].code() in FAILED_BEFORE:
+                # The transaction has failed already, so this cannot commit it: it raises why.
+                self._producer.commit_transaction(CALL_SECONDS)
+            raise
+        self._sender.flush()
+        if self._sender.failure is not None:
+            raise KafkaException(self._sender.failure[1])
+        places = [Place(*source, offset) for source, offset in offsets.items()]
+        self._patiently(lambda: self._producer.send_offsets_to_transaction(places, member.metadata(), CALL_SECONDS))
+        self._patiently(lambda: self._producer.commit_transaction(CALL_SECONDS))
+        self._open = False
+
+    def _abort(self) -> None:
+        if not self._open:
+            return
+        try:
+            self._sender.purge()
+            self._patiently(lambda: self._producer.abort_transaction(CALL_SECONDS))
+        except KafkaException as failure:
+            # The coordinator has aborted it by itself when it had been open for too long, and fenced it with that.
+            self._die(failure.args[0])
+        self._open = False
+
+    def _patiently(self, call: Callable[[], None]) -> None:
+        """Call again while the answer does not come: librdkafka goes on with the call that is under way."""
+        while True:
+            try:
+                return call()
+            except KafkaException as failure:
+                error: KafkaError = failure.args[0]
+                if error.fatal() or error.txn_requires_abort() or not error.retriable():
+                    raise
+                self._pause(error)
+
+    def _pause(self, error: KafkaError) -> None:
+        """Before another try. Raises BrokerUnreachable where trying is of no use."""
+        try:
+            self._producer.poll(0)
+        except KafkaException as failure:  # a fatal error is raised by whatever call comes next
+            self._die(failure.args[0])
+        if self._sender.refused is not None:
+            raise self._cluster.error(self._sender.refused, self._about)
+        if not self._warned:
+            self._warned = True
+            logger.warning("%s: %s (%s); still trying", self._about, error.str(), error.name())
+        time.sleep(0.1)
+
+    def _die(self, error: KafkaError) -> NoReturn:
+        self._dead = self._cluster.error(error, self._about)
+        raise self._dead
+
+    def _drop(self, count: int) -> None:
+        with self._lock:
+            self._bytes -= sum(record.size() for record in self._held[:count])
+            del self._held[:count]

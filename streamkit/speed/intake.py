@@ -1,0 +1,180 @@
+"""What becomes of a record that a worker reads: values for Views, events for Agents, or a dead letter."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from streamkit.agent import Agent
+from streamkit.deadletter import REPLAY_AGENT, DeadLetter, Kind
+from streamkit.errors import AgentFailed, BadRecord
+from streamkit.fold import Decoded, Rejected, decode
+from streamkit.log.base import Committer
+from streamkit.record import Chunk, TopicPartition
+from streamkit.speed.agents import AgentHost, Emitted, Failure
+from streamkit.speed.events import EventBatch
+from streamkit.speed.views import ViewTask
+from streamkit.table import TableBackend
+from streamkit.topic import Topic
+from streamkit.topology import Topology
+
+logger = logging.getLogger(__name__)
+
+REJECTED = ""
+"""Stands for the dead letters among the agents' offsets: what is not on the log's dead-letter topic yet is read, too,
+where every View starts behind a BatchView that has skipped it."""
+
+Unit = tuple[str, TopicPartition]
+"""An Agent (or REJECTED, or a `view_unit`) and a partition that it reads."""
+
+
+def view_unit(view: str) -> str:
+    """Stands for a View's dead letters among the agents' offsets; no agent can have such a name."""
+    return f"@{view}"
+
+
+@dataclass(slots=True)
+class Counters:
+    """What a worker has done since it started; `rejected` and `failed` records went where the topic's policy says."""
+
+    events: int = 0
+    rejected: int = 0
+    failed: int = 0
+    emitted: int = 0
+    checkpoints: int = 0
+
+
+class Intake:
+    """Decodes Chunks, once for all, and hands what is new to each View and Agent.
+
+    `offsets` are the next offsets of Agents and dead letters, which the worker moves; `saved` what of them is durable.
+    """
+
+    def __init__(
+        self,
+        topology: Topology,
+        views: Mapping[str, ViewTask],
+        offsets: Mapping[Unit, int],
+        saved: Mapping[Unit, int],
+        committer: Committer,
+        tables: TableBackend,
+        counters: Counters,
+    ) -> None:
+        self._topology, self._views, self._offsets, self._saved = topology, views, offsets, saved
+        self._committer, self.counters = committer, counters
+        self._sources = topology.sources()
+        agents = list(topology.agents.values())
+        self.host = AgentHost(agents, emit=self._emit, failed=self._agent_failed, tables=tables)
+
+    def take(self, chunk: Chunk) -> None:
+        """Raises BadRecord, AgentFailed where the topic's error policy is `fail`."""
+        topic = self._sources.get(chunk.source.topic)
+        if topic is None:
+            self._take_replayed(chunk)
+            return
+        decoded, rejected = decode(topic, chunk)
+        self._reject("decode", "", topic, self._fresh(chunk.source, rejected))
+        for task in self._views.values():
+            if task.view.topic.name == topic.name:
+                self._reject_of(task, task.absorb(decoded))
+        for agent in self._agents_of(chunk.source):
+            fresh = decoded.since(self._offsets[agent.name, chunk.source])
+            if len(fresh):
+                self.host.feed(_events(fresh), agent=agent)
+
+    def fold(self) -> None:
+        """Make states of all that Views have absorbed."""
+        for task in self._views.values():
+            self._reject_of(task, task.fold_waiting())
+
+    def _reject_of(self, task: ViewTask, rejected: Iterable[Rejected]) -> None:
+        """A View that reads again (reset, or a BatchView across its Segment) rejects again; one dead letter is enough."""
+        name = task.view.name
+        fresh = [r for r in rejected if r.offset >= self._saved[view_unit(name), r.source]]
+        self._reject("view", name, task.view.topic, fresh)
+
+    def _fresh(self, source: TopicPartition, rejected: list[Rejected]) -> Iterable[Rejected]:
+        """Without those that were rejected before: a View that reads again makes the whole partition come again."""
+        known = self._offsets[REJECTED, source] if rejected else 0
+        return [r for r in rejected if r.offset >= known]
+
+    def _take_replayed(self, chunk: Chunk) -> None:
+        """Events that `streamkit dead-letter replay` sent to one agent each; no View sees them."""
+        topic = next(t for t in self._sources.values() if t.replays == chunk.source.topic)
+        decoded, rejected = decode(topic, chunk)
+        self._reject("decode", "", topic, rejected)
+        for i, at in enumerate(decoded.picked):
+            name = (dict(chunk.headers[at]).get(REPLAY_AGENT) or b"").decode()
+            agent = self._topology.agents.get(name)
+            if agent is not None and decoded.offsets[i] >= self._offsets[name, chunk.source]:
+                self.host.feed(_events(decoded.slice(i, i + 1)), agent=agent)
+
+    def _reject(self, kind: Kind, by: str, topic: Topic, rejected: Iterable[Rejected]) -> None:
+        for record in rejected:
+            self.counters.rejected += 1
+            if topic.errors == "fail":
+                raise BadRecord(
+                    *record.source,
+                    record.offset,
+                    f"{record.reason}. The error policy of topic {topic.name!r} is `fail`; "
+                    f'with errors="dead_letter" the record is kept aside and the worker goes on',
+                )
+            if topic.errors == "dead_letter":
+                letter = DeadLetter(
+                    kind, by, record.reason, record.source, record.offset, record.timestamp, record.key, record.value
+                )
+                self._committer.send(topic.dead_letters, record.value, key=record.key, headers=letter.headers())
+
+    # -- agents, called in their host's thread ------------------------------------------------------------------------
+
+    def _emit(self, emitted: Emitted) -> None:
+        out, value = emitted.agent.out, emitted.value
+        if out is None or not isinstance(value, out.value):
+            wanted = "nothing (it has no out=)" if out is None else f"{out.value.__name__} for topic {out.name!r}"
+            cause = emitted.cause
+            raise AgentFailed(
+                f"agent {emitted.agent.name!r} yielded {value!r} at {cause.source}/{cause.offset}; expected {wanted}"
+            )
+        time = out.time_of(value)
+        timestamp = emitted.cause.timestamp if time is None else time
+        self._committer.send(out.name, out.encode(value), key=out.key_of(value), timestamp=timestamp)
+        self.counters.emitted += 1
+
+    def _agent_failed(self, failure: Failure) -> None:
+        topic, event = failure.agent.topic, failure.event
+        self.counters.failed += 1
+        where = f"agent {failure.agent.name!r} failed at {event.source}/{event.offset}"
+        if topic.errors == "fail":
+            raise AgentFailed(
+                f"{where}: {failure.error!r}. The error policy of topic {topic.name!r} is `fail`; "
+                f'with errors="dead_letter" the event is kept aside and the agent goes on\n{failure.traceback}'
+            ) from failure.error
+        logger.warning("%s: %r", where, failure.error)
+        if topic.errors == "dead_letter":
+            value = topic.encode(event.value)
+            place = (event.source, event.offset, event.timestamp, event.key)
+            letter = DeadLetter("agent", failure.agent.name, failure.traceback, *place, value)
+            self._committer.send(topic.dead_letters, value, key=event.key, headers=letter.headers())
+
+    def _agents_of(self, source: TopicPartition) -> list[Agent]:
+        return [a for a in self._topology.agents.values() if (a.name, source) in self._offsets]
+
+
+def task_of(topology: Topology) -> Callable[[TopicPartition], TopicPartition]:
+    """Whose state an event of a partition belongs to: replayed events lie beside the partition they came from."""
+    originals = {topic.replays: topic.name for topic in topology.sources().values()}
+    return lambda source: TopicPartition(originals.get(source.topic, source.topic), source.partition)
+
+
+def _events(decoded: Decoded) -> EventBatch:
+    chunk, picked = decoded.chunk, decoded.picked
+    timestamps, keys = chunk.timestamps, chunk.keys
+    return EventBatch(
+        source=decoded.source,
+        values=decoded.values,
+        offsets=decoded.offsets,
+        timestamps=[timestamps[i] for i in picked],
+        keys=[keys[i] for i in picked],
+        headers=lambda: [chunk.headers[i] for i in picked],
+    )
