@@ -72,6 +72,10 @@ class AnswerBody(Body):
     )
     cut: CutBody
     lag: int = Field(description="Records on the log that are not in the Answer.", examples=[0])
+    as_of: str = Field(
+        description="When the newest Checkpoint or BatchView in it was made: how old it is, where `lag` is not 0.",
+        examples=["2023-11-14T22:13:31.25Z"],
+    )
 
 
 class PageBody(Body):

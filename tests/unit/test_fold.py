@@ -17,7 +17,7 @@ import pytest
 import streamkit as sk
 from streamkit.aggregate import OFFSET, PARTITION, TIME
 from streamkit.cut import Cut
-from streamkit.errors import AgentFailed, BadRecord, OffsetOutOfRange
+from streamkit.errors import AgentFailed, BadRecord, OffsetOutOfRange, StateMissing
 from streamkit.fold import Fold, decode
 from streamkit.record import Record, RecordChunk
 from streamkit.schema import row_of
@@ -190,7 +190,8 @@ def test_a_checkpoint_waits_for_the_agents() -> None:
         try:
             checkpoint.join(0.3)
             assert checkpoint.is_alive()
-            assert not driver.ask(view, "a").found  # nothing of it is durable yet
+            with pytest.raises(StateMissing):
+                driver.ask(view, "a")  # nothing of it is durable yet
         finally:
             gate.set()
             checkpoint.join(10)

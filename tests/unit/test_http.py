@@ -355,7 +355,7 @@ class TestProblems:
         changed = sk.Topology("life")
         clicks = changed.topic("clicks", value=Click, timestamp="at", key="user", partitions=3)
         changed.view("total", clicks, key="campaign", aggregates={"clicks": sk.Count()})
-        client = Client(changed, driver.serving)
+        client = Client(changed, Serving(driver.log, changed, driver.folder, driver.serving.copies))
         detail = client.problem(409, "/views/total/answer", {"key": "c1"})
         assert detail.startswith("urn:streamkit:error:DefinitionChanged ")
         assert "put the old one back" in detail

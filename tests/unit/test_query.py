@@ -16,7 +16,7 @@ import streamkit as sk
 from streamkit.cli import query as command
 from streamkit.cli.query import _span, footer, nothing_found, print_json, print_table
 from streamkit.errors import DefinitionError
-from streamkit.serving.answer_json import answer_json
+from streamkit.serving.answer_json import answer_json, iso_time
 from streamkit.testing.driver import Driver
 from streamkit.view import NULL, View
 from tests.life.app import Click, topology
@@ -166,9 +166,10 @@ class TestOutput:
         page = driver.serving.page(view)
         assert page.seam.batch is not None
         assert footer(page) == (
-            f"exact at {page.seam.cut}, lag 1 records; BatchView {page.seam.batch.id} + 1 records of Segments"
+            f"exact at {page.seam.cut}, lag 1 records since {iso_time(page.seam.as_of)}; "
+            f"BatchView {page.seam.batch.id} + 1 records of Segments"
         )
-        assert ", lag 1 records; no BatchView + 4 records of Segments" in footer(
+        assert "; no BatchView + 4 records of Segments" in footer(
             driver.serving.page(driver.topology.views["total"])
         )
 
