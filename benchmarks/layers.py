@@ -101,7 +101,9 @@ def speed(kind: str) -> Callable[[KafkaLog, int], Figures]:
                 return made[-1]
 
             began, cpu = time.perf_counter(), time.process_time()
-            Run(make, Pacer(app.pace), stop=threading.Event(), until_caught_up=ends_of(app, log)).run()
+            Run(
+                make, Pacer(app.pace), stop=threading.Event(), began=time.monotonic(), until_caught_up=ends_of(app, log)
+            ).run()
             seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
             assert sum(worker.counters.events for worker in made) == events, made
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -17,12 +17,15 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 
 from streamkit.checkpoint import (
     CHANGELOG_CONFIG,
     COPY_SECONDS,
+    FORMAT_KEY,
+    FORMAT_VERSION,
     MARK_KEY,
     Mark,
     Position,
@@ -32,13 +35,15 @@ from streamkit.checkpoint import (
     task_prefix,
     task_range,
 )
-from streamkit.errors import TopicMissing
+from streamkit.errors import StateError, TopicMissing
 from streamkit.log.base import Change, Log, Reader
 from streamkit.record import Chunk, TopicPartition
 from streamkit.store.base import Store, StoreReader, Write
 
 _unpack_position = msgspec.msgpack.Decoder(Position).decode
-unpack_mark = msgspec.msgpack.Decoder(Mark).decode
+_unpack_mark = msgspec.msgpack.Decoder(Mark).decode
+_unpack_format = msgspec.msgpack.Decoder(list[Any]).decode
+_NUMBER = 8
 
 RESTORE_RECORDS = 200_000
 """Records applied by one write while a copy is restored."""
@@ -78,6 +83,38 @@ class Changelogs:
 
     def ends(self, topic: str, *, committed: bool) -> dict[int, int]:
         return self._log.ends(changelog_topic(self._topology, topic), committed=committed)
+
+
+def unpack_mark(value: bytes, task: TopicPartition) -> Mark:
+    """The Mark at the end of a Checkpoint of a task. Raises StateError where its format is not this version's.
+
+    A Checkpoint is applied together with its Mark, so nothing that cannot be read gets into a copy with it.
+    """
+    found = _unpack_format(value)[0]
+    if found != FORMAT_VERSION:
+        raise StateError(
+            f"the changelog of {task} was written in format {found!r}, this version of StreamKit reads "
+            f"{FORMAT_VERSION}: use the version that wrote it; or stop the workers and begin anew: "
+            f"`streamkit reset TOPOLOGY`"
+        )
+    return _unpack_mark(value)
+
+
+def has_format(store: Store | StoreReader) -> bool:
+    """Can this version read the copies in a store? One without a format is new."""
+    found = store.get([FORMAT_KEY])[0]
+    return found is None or int.from_bytes(found, "big") == FORMAT_VERSION
+
+
+def claim_format(store: Store, about: str) -> None:
+    """Give a new store this version's format. Raises StateError where it has another; `about` says what lies there."""
+    if not has_format(store):
+        found = int.from_bytes(store.get([FORMAT_KEY])[0] or b"", "big")
+        raise StateError(
+            f"{about} has format {found}, this version of StreamKit reads {FORMAT_VERSION}: use the version that wrote "
+            f"it; or stop the workers and begin anew: `streamkit reset TOPOLOGY`"
+        )
+    store.write(Write(puts=[(FORMAT_KEY, FORMAT_VERSION.to_bytes(_NUMBER, "big"))]))
 
 
 def store_write(
@@ -241,7 +278,7 @@ class Follower:
         self, task: TopicPartition, copy: _Copy, changes: dict[bytes, bytes | None], offset: int, *, whole: bool
     ) -> None:
         mark = changes.get(MARK_KEY)
-        marked = copy.position.time if mark is None else unpack_mark(mark).time
+        marked = copy.position.time if mark is None else unpack_mark(mark, task).time
         position = Position(copy.position.changelog_id, offset, whole, marked)
         self._store.write(store_write({task: list(changes.items())}, {task: position}))
         copy.position = position

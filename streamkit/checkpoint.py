@@ -7,7 +7,7 @@ one value (`Segments`) that goes into the same Checkpoint as the states: neither
 All that is known of one source partition (its *task*) lies together in a store, below TASK, and on one partition of a
 changelog, where keys are without TASK:
 
-    FORMAT                                  version of all that follows
+    FORMAT                                  version of all that follows; on a changelog each Mark has it
     POSITION topic \\0 partition            how far this copy of the task has followed its changelog (not on it)
     TASK     topic \\0 partition            then one of:
       MARK                                  the last record of each Checkpoint: when and by whom
@@ -58,8 +58,12 @@ def changelog_topic(topology: str, topic: str) -> str:
 
 
 class Mark(msgspec.Struct, frozen=True, array_like=True):
-    """The end of a Checkpoint on a changelog: `time` in milliseconds, the worker, and what it has measured."""
+    """The end of a Checkpoint on a changelog: `time` in milliseconds, the worker, and what it has measured.
 
+    `format` comes first in every version, so that any version can tell: see `changelog.unpack_mark`.
+    """
+
+    format: int
     time: int
     worker: str
     measured: bytes = b""

@@ -23,11 +23,12 @@ SINGLE_NODE: Mapping[str, str] = {
     "offsets.topic.num.partitions": "8",
     "transaction.state.log.num.partitions": "8",
     "share.coordinator.state.topic.num.partitions": "8",
-    # Groups form at once; a worker that dies is missed after 4 s instead of 45, and a partition is handed over between
+    # Groups form at once; a worker that dies is missed after 3 s instead of 45, and a partition is handed over between
     # two heartbeats.
     "group.initial.rebalance.delay.ms": "0",
+    "group.min.session.timeout.ms": "1000",
     "group.consumer.min.session.timeout.ms": "1000",
-    "group.consumer.session.timeout.ms": "4000",
+    "group.consumer.session.timeout.ms": "3000",
     "group.consumer.min.heartbeat.interval.ms": "100",
     "group.consumer.heartbeat.interval.ms": "500",
     # A dead worker's open transaction holds readers back until it is aborted: look for such every second, not every 10.

@@ -44,6 +44,9 @@ from streamkit.view import View
 
 SEAL_SECONDS = 10.0
 
+CutFrom = tuple[Cut, Mapping[int, int]]
+"""Where to cut, and from where on older results have counted, by partition."""
+
 
 class RunnerName(enum.StrEnum):
     local = "local"
@@ -100,18 +103,18 @@ class BatchRun:
         self._own = self._results / view.name
         self._runner = LocalRunner(log, view, self._own)
 
-    def plan(self, seal_seconds: float, split_records: int) -> Plan:
+    def plan(self, seal_seconds: float, split_records: int, at: CutFrom | None = None) -> Plan:
+        """The Plan of a run that was stopped, else one for `at`, else for where the workers seal."""
         unfinished = self._runner.unfinished()
         if unfinished is not None:
             err.print(f"view {self.view.name}: going on with the run that was stopped, at its Cut {unfinished.cut}")
             return unfinished
         if is_empty(self.log, self.view.topic.name):
             err.print(f"view {self.view.name}: topic {self.view.topic.name!r} is empty; its BatchView will be, too")
-        cut, counted_from = self.cut(seal_seconds)
+        cut, counted_from = at or self.cut(seal_seconds)
         return make_plan(self.view, cut, self.log.starts(self.view.topic.name), counted_from, split_records)
 
-    def cut(self, seal_seconds: float) -> tuple[Cut, Mapping[int, int]]:
-        """Where to cut, and from where on older results have counted."""
+    def cut(self, seal_seconds: float) -> CutFrom:
         topic = self.log.describe(self.view.topic.name)
         with closing(ControlTopic(self.log, self.topology.name)) as control:
             control.catch_up()
@@ -119,14 +122,15 @@ class BatchRun:
             before = control.published.of(self.view.name, self.view.fingerprint)
         counted = dict(before[0].starts) if before and before[0].topic_id == topic.id else {}
         if sealed is None:
-            err.print(f"view {self.view.name}: no worker to seal its Segments; the Cut is the log's end")
+            err.print(f"view {self.view.name}: the Cut is the log's end")
             return Cut(topic.name, topic.id, self.log.ends(topic.name)), counted
         cut, starts = sealed
         return cut, counted or starts
 
-    def seal(self, control: ControlTopic, partitions: int, seal_seconds: float) -> tuple[Cut, Mapping[int, int]] | None:
+    def seal(self, control: ControlTopic, partitions: int, seal_seconds: float) -> CutFrom | None:
         """The Cut that the running workers agree on, None where there are none."""
         if not self.log.members(group_of(self.topology.name)):
+            err.print(f"view {self.view.name}: no worker to seal its Segments")
             return None
         sealed = request_seal(control, self.view, partitions, timeout_seconds=seal_seconds)
         if sealed is None:

@@ -13,7 +13,7 @@ import typer
 from rich.box import SIMPLE
 from rich.table import Table
 
-from streamkit.cli.options import BROKERS, CLIENT_CONFIG, DATA, TOPOLOGY, load, open_log, out
+from streamkit.cli.options import BROKERS, CLIENT_CONFIG, DATA, TOPOLOGY, err, load, open_log, out
 from streamkit.errors import DefinitionError, StateMissing
 from streamkit.interval import (
     LONGEST,
@@ -105,22 +105,18 @@ def explain(
     if plot is not None:
         check_plot(plot)
     with open_log(brokers, client_config) as log:
-        left = measured_of(loaded, log, folder)
-    found = {name: measured for name, measured in sorted(left.items()) if measured.count}
+        found = {name: left for name, left in sorted(measured_of(loaded, log, folder).items()) if left.count}
     if not found:
         raise StateMissing(
             f"no worker of topology {loaded.name!r} has measured a Checkpoint yet: run `streamkit worker {topology}` "
             "while records come in, then ask again"
         )
+    tell = tell_programs if json else show
     for name, measured in found.items():
-        if json:
-            typer.echo(msgspec.json.encode(document(name, measured, pace, between)))
-        else:
-            show(name, measured, pace, between)
+        tell(name, measured, pace, between)
     if plot is not None:
         draw(found, pace, between).savefig(plot)
-        if not json:
-            out.print(f"drawn: {plot}", markup=False)
+        err.print(f"drawn: {plot}", markup=False)
 
 
 def asked_for(pace: Pace, recovery: str | None) -> Pace:
@@ -195,6 +191,11 @@ def show(name: str, measured: Measured, pace: Pace, mtbf: float) -> None:
     if choice.warning:
         out.print("warning: " + choice.warning, style="yellow", markup=False)
     out.print(SOURCES, markup=False)
+
+
+def tell_programs(name: str, measured: Measured, pace: Pace, mtbf: float) -> None:
+    """One worker, as a line of JSON."""
+    typer.echo(msgspec.json.encode(document(name, measured, pace, mtbf)))
 
 
 def headline(name: str, measured: Measured) -> str:

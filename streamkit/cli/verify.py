@@ -65,5 +65,5 @@ def _cut(run: BatchRun, seal_seconds: float) -> Cut:
         segments = serving.segments(run.view)
     if not segments:
         raise StateMissing(f"view {run.view.name!r} has no Segments to verify: run `streamkit worker` first")
-    err.print("no worker to seal its Segments; verifying at the last Checkpoint")
+    err.print("verifying at the last Checkpoint")
     return Cut(topic.name, topic.id, {p: s.end for p, s in segments.items()})

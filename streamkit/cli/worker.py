@@ -15,7 +15,7 @@ from streamkit.cli.signals import asked_to_stop
 from streamkit.cli.supervise import stop_with_supervisor, supervise
 from streamkit.errors import DefinitionError
 from streamkit.interval import Pace, Pacer, parse_duration, show_seconds
-from streamkit.speed.run import Run, ends_of
+from streamkit.speed.run import Run, ends_of, last_measured
 from streamkit.speed.worker import Worker
 from streamkit.store.rocksdb import RocksStore
 
@@ -56,7 +56,7 @@ def worker(
     pace = _pace(checkpoint, recovery)
     if workers > 1:
         sys.exit(supervise(workers))
-    began = time.monotonic()
+    began = time.monotonic() - time.process_time()  # imports take most of a start, and hardly wait for anything
     loaded, folder = load(topology, data)
     with open_log(brokers, client_config) as log, asked_to_stop() as stop, contextlib.ExitStack() as closers:
         check_topics(log, loaded, topology)
@@ -74,11 +74,12 @@ def worker(
             progress.tell_of_tasks(running)
             stop_with_supervisor(stop)
 
-        pacer = Pacer(pace or loaded.pace, start=time.monotonic() - began)
+        pacer = Pacer(pace or loaded.pace, measured=last_measured(store, slot.name))
         Run(
             lambda: progress.of(Worker(loaded, log, store, name=slot.name)),
             pacer,
             stop=stop,
+            began=began,
             until_caught_up=ends if until_caught_up else None,
             on_checkpoint=progress.tell,
             on_turn=turn,

@@ -52,11 +52,15 @@ MEMBER_REQUIRED: dict[str, Any] = {
 TRANSACTION_TIMEOUT_MS = 15_000
 """The coordinator aborts a transaction that is open for longer, so a dead worker holds readers back no longer."""
 
-MISSING = frozenset({"UNKNOWN_TOPIC_OR_PART", "UNKNOWN_TOPIC_ID", "_UNKNOWN_TOPIC", "_UNKNOWN_PARTITION", "_NOENT"})
+MISSING = frozenset({"UNKNOWN_TOPIC_OR_PART", "UNKNOWN_TOPIC_ID", "_UNKNOWN_TOPIC", "_UNKNOWN_PARTITION"})
 OUT_OF_RANGE = frozenset({"OFFSET_OUT_OF_RANGE", "_AUTO_OFFSET_RESET"})
-UNREACHABLE = frozenset({"_ALL_BROKERS_DOWN", "_TRANSPORT", "_TIMED_OUT", "_RESOLVE"})
+NO_LEADERS = "_NOENT"
+"""librdkafka's word where no partition of a request has a leader: while brokers restart, and when they do not."""
+UNREACHABLE = frozenset({"_ALL_BROKERS_DOWN", "_TRANSPORT", "_TIMED_OUT", "_RESOLVE", NO_LEADERS})
 COORDINATOR = frozenset({"COORDINATOR_LOAD_IN_PROGRESS", "COORDINATOR_NOT_AVAILABLE", "NOT_COORDINATOR"})
-MOVING = COORDINATOR | {"NOT_LEADER_FOR_PARTITION", "LEADER_NOT_AVAILABLE", "NOT_CONTROLLER", "UNKNOWN_LEADER_EPOCH"}
+MOVING = COORDINATOR | {
+    "NOT_LEADER_FOR_PARTITION", "LEADER_NOT_AVAILABLE", "NOT_CONTROLLER", "UNKNOWN_LEADER_EPOCH", NO_LEADERS,
+}  # fmt: skip
 """Answered while a partition's, the controller's or a coordinator's leadership is on its way to another broker."""
 PASSING = UNREACHABLE | MOVING | {
     "_MSG_TIMED_OUT", "_TIMED_OUT_QUEUE", "_WAIT_COORD", "REQUEST_TIMED_OUT", "CONCURRENT_TRANSACTIONS",

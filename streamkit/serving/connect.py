@@ -91,7 +91,10 @@ class InForce:
         self._serving = serving
 
     def get(self, view: View, key: tuple[Any, ...], window: int | tuple[int, int] | None) -> Answer:
-        return self._serving.get(self._serving.in_force(view.base), key, window)
+        found = self._serving.in_force(view.base)
+        # The version in force may have other key parts: no state is kept under the key of this one.
+        return self._serving.get(found, found.key(*key), window)
 
     def scan(self, view: View, key: tuple[Any, ...] | None, start: int | None, end: int | None) -> Iterator[Answer]:
-        return self._serving.scan(self._serving.in_force(view.base), key, start, end)
+        found = self._serving.in_force(view.base)
+        return self._serving.scan(found, None if key is None else found.key(*key), start, end)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from streamkit.changelog import Changelogs
+from streamkit.changelog import Changelogs, has_format
 from streamkit.checkpoint import Position, position_range, source_of
 from streamkit.errors import StateMissing, TopicMissing
 from streamkit.record import TopicPartition
@@ -38,7 +38,7 @@ class Copies:
             self._changelogs.forget()
             self._asked = time.monotonic()
         self._best = {}
-        for store in self._stores():
+        for store in filter(has_format, self._stores()):
             for at, value in store.scan(*position_range()):
                 task, position = source_of(at), _unpack_position(value)
                 best = self._best.get(task)

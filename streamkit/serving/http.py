@@ -33,11 +33,17 @@ from streamkit.serving import http_models as models
 from streamkit.serving.answer_json import answer_json, cut_json, iso_time, parse_span, parse_time
 from streamkit.serving.http_metrics import Measured, Metrics
 from streamkit.serving.merge import Serving
+from streamkit.serving.seam import Seam
 from streamkit.topology import Topology
 from streamkit.view import View
 
 PREFIX = "urn:streamkit:error:"
-VIEW = Annotated[str, Path(description="A View's name: see `/views`.", examples=["campaign"])]
+VIEW = Annotated[
+    str,
+    Path(
+        description="A View's name: see `/views`. NAME@VERSION is one version, in force or not.", examples=["campaign"]
+    ),
+]
 
 _STATUS: tuple[tuple[type[StreamkitError], int], ...] = (
     (CutMismatch, 409),
@@ -103,9 +109,12 @@ class _Api:
         self._topology, self._serving, self._metrics = topology, serving, metrics
 
     def views(self) -> Response:
-        """What can be asked for: the Views' keys, windows and Aggregates, and the BatchViews in force."""
-        views = [self._describe(view) for view in self._topology.views.values()]
-        return _json({"topology": self._topology.name, "views": views})
+        """What can be asked for: the Views' keys, windows and Aggregates, and the BatchViews in force.
+
+        Each View once, as the version that is in force defines it; `versions` are those that are kept up to date.
+        """
+        names = dict.fromkeys(view.base for view in self._topology.views.values())
+        return _json({"topology": self._topology.name, "views": [self._describe(name) for name in names]})
 
     def answer(self, view: VIEW, query: Annotated[models.AnswerQuery, Query()]) -> Response:
         """The Answer for one key and, where the View has windows, for one window: `at`, or `start` and `end`.
@@ -126,7 +135,7 @@ class _Api:
         more = next(page.answers, None) is not None
         last = answers[-1] if more else None
         body = {
-            "view": view,
+            "view": found.name,
             "cut": cut_json(page.seam.cut),
             "lag": page.lag,
             "answers": [answer_json(found, answer) for answer in answers],
@@ -140,9 +149,9 @@ class _Api:
         A View that is refused is named, and no reason for 503: the others are served.
         """
         views: dict[str, Any] = {}
-        for name, view in self._topology.views.items():
+        for name in self._topology.views:
             try:
-                views[name] = {"lag": self._serving.lag(view), "refused": None}
+                views[name] = {"lag": self._serving.lag(self._serving.find(name)), "refused": None}
             except StreamkitError as error:
                 if _status(error) == HTTPStatus.SERVICE_UNAVAILABLE:
                     raise
@@ -159,16 +168,18 @@ class _Api:
         except DefinitionError as error:
             raise UnknownView(str(error)) from None
 
-    def _describe(self, view: View) -> dict[str, Any]:
-        seam, refused = None, None
+    def _describe(self, name: str) -> dict[str, Any]:
+        """One View, as the version in force has it; where that is declared no more, as the newest one would."""
+        versions = self._topology.versions(name)
         try:
-            seam = self._serving.seam(view)
-        except BrokerUnreachable:  # for all Views alike, and each would wait for it
-            raise
-        except StreamkitError as error:
-            refused = str(error)
+            view, gone = self._serving.in_force(name), None
+        except DefinitionChanged as error:
+            view, gone = versions[-1], str(error)
+        seams = {version: self._seam(version) for version in versions}
+        seam, refused = (None, gone) if gone else seams[view]
         return {
-            "name": view.name,
+            "name": name,
+            "version": None if gone else view.version,
             "topic": view.topic.name,
             "key": [{"name": n, "type": _TYPES.get(kind, "integer")} for n, kind in view.key_types.items()],
             "window": view.window.describe() if view.windowed else None,
@@ -181,7 +192,27 @@ class _Api:
             "batch": None if seam is None or seam.batch is None else _batch(seam.batch),
             "segments": {} if seam is None else {str(p): spans for p, spans in seam.segments.items()},
             "refused": refused,
+            "versions": [
+                {
+                    "name": f"{name}@{version.version}",
+                    "version": version.version,
+                    "in_force": version is view and not gone,
+                    "fingerprint": version.fingerprint,
+                    "cut": None if at is None else cut_json(at.cut),
+                    "refused": why,
+                }
+                for version, (at, why) in seams.items()
+            ],
         }
+
+    def _seam(self, view: View) -> tuple[Seam | None, str | None]:
+        """Where it is exact now, or why there is no such place."""
+        try:
+            return self._serving.seam(view), None
+        except BrokerUnreachable:  # for all Views alike, and each would wait for it
+            raise
+        except StreamkitError as error:
+            return None, str(error)
 
 
 # -- what is asked ----------------------------------------------------------------------------------------------------

@@ -50,8 +50,9 @@ class _Views(Collector):
             "Slots in which the BatchView in force differed from the speed layer: 0 where all is well.",
             labels=["view"],
         )
-        for name, view in self._topology.views.items():
+        for name in self._topology.views:
             try:
+                view = self._serving.find(name)
                 batch = self._serving.seam(view).batch
                 if batch is not None and batch.proof is not None:
                     differences.add_metric([name], batch.proof.differences)

@@ -59,7 +59,7 @@ class WindowBody(Body):
 class AnswerBody(Body):
     """A value and where it is exact: the sum of all records before `cut`, and of none other."""
 
-    view: str = Field(examples=["campaign"])
+    view: str = Field(description="NAME@VERSION where a version after the first answers.", examples=["campaign"])
     key: dict[str, Any] = Field(description="The key's parts by name.", examples=[{"campaign_id": "c42"}])
     window: WindowBody | None = Field(description="null where the View has no windows.")
     found: bool = Field(description="false where no record before the Cut has the key and window.")
@@ -84,7 +84,7 @@ class PageBody(Body):
     Pages are each exact at a Cut of their own: between two of them records may have come.
     """
 
-    view: str = Field(examples=["campaign"])
+    view: str = Field(description="NAME@VERSION where a version after the first answers.", examples=["campaign"])
     cut: CutBody
     lag: int = Field(description="Records on the log that are in none of these Answers.", examples=[0])
     answers: list[AnswerBody]
@@ -123,8 +123,22 @@ class BatchBody(Body):
     proof: ProofBody | None = Field(description="null where there was nothing to compare with.")
 
 
+class VersionBody(Body):
+    """A version that is declared, and kept up to date by the workers."""
+
+    name: str = Field(description="Asks for this version, in force or not.", examples=["campaign@2"])
+    version: int = Field(examples=[2])
+    in_force: bool = Field(description="Does it answer for the View's name?")
+    fingerprint: str = Field(description="Hash of its definition.")
+    cut: CutBody | None = Field(description="Where its Answers are exact now; null where refused.")
+    refused: str | None = Field(description="Why it has no Answer now; null where it has one.", examples=[None])
+
+
 class ViewBody(Body):
     name: str = Field(examples=["campaign"])
+    version: int | None = Field(
+        description="The version that is in force; null where that is one that is not declared any more.", examples=[1]
+    )
     topic: str = Field(examples=["ad-events"])
     key: list[KeyPart]
     window: str | None = Field(description="null where it has none.", examples=["Tumbling(10s)"])
@@ -137,6 +151,7 @@ class ViewBody(Body):
         examples=[{"0": [[100, 120]], "1": []}],
     )
     refused: str | None = Field(description="Why there is no Answer now; null where there is one.", examples=[None])
+    versions: list[VersionBody] = Field(description="Oldest first.")
 
 
 class ViewsBody(Body):

@@ -33,7 +33,7 @@ def measured_of(topology: Topology, log: Log, folder: DataFolder) -> dict[str, M
         for task in tasks:
             copy = copies.of(task)
             found = copy.get([task_prefix(task) + MARK_KEY])[0] if copy is not None else None
-            mark = None if found is None else unpack_mark(found)
+            mark = None if found is None else unpack_mark(found, task)
             if mark is not None and mark.measured and mark.time >= newest.get(mark.worker, (0,))[0]:
                 newest[mark.worker] = mark.time, _unpack(mark.measured)
     return {worker: measured for worker, (_, measured) in newest.items()}

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from streamkit.changelog import Changelogs, Follower, Restoring, existing
-from streamkit.errors import StateLocked, StreamkitError
+from streamkit.changelog import Changelogs, Follower, Restoring, claim_format, existing
+from streamkit.errors import StateError, StateLocked, StreamkitError
 from streamkit.log.base import Log
 from streamkit.record import TopicPartition
 from streamkit.store.rocksdb import RocksStore
@@ -26,6 +26,11 @@ class Replica:
         self._topology, self._log = topology, log
         self._changelogs = Changelogs(log, topology.name)
         self._store = RocksStore.open(path)
+        try:
+            claim_format(self._store, f"the replica of topology {topology.name!r} in {path}")
+        except StateError:
+            self._store.close()
+            raise
         self._follower = Follower(log, self._changelogs, self._store)
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None

@@ -45,12 +45,17 @@ def differences(serving: Serving, old: View, new: View, seams: tuple[Seam, Seam]
 
 
 def _compare(found: Difference, slot: Slot, old: dict[str, Any], new: dict[str, Any]) -> None:
-    differ = [name for name in found.shared if old[name] != new[name]]
+    differ = [name for name in found.shared if not _same(old[name], new[name])]
     found.changed += bool(differ)
     found.same += not differ
     for name in differ:
         if len(found.examples) < _EXAMPLES:
             found.examples.append((slot, name, old[name], new[name]))
+
+
+def _same(old: Any, new: Any) -> bool:
+    """A NaN is like another one to a reader, if not to `==`."""
+    return bool(old == new or (old != old and new != new))
 
 
 def _side_by_side(

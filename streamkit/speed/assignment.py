@@ -57,6 +57,8 @@ class Assignment:
         self._open: set[TopicPartition] = set()
         self._placed = float("-inf")
         self._leaving = False
+        self.restored = (0, 0.0)
+        """Changelog records and seconds of the last time that tasks were restored."""
         self.member = log.join(group, topics, self, name=name)
 
     # -- what the group tells -----------------------------------------------------------------------------------------
@@ -97,6 +99,9 @@ class Assignment:
         self.member.poll(timeout)
         if self._coming or self._follower.following():
             self._follower.step()
+        if self._coming:
+            restoring = self._follower.restoring()
+            self.restored = (restoring.done, restoring.seconds) if restoring.tasks else self.restored
         ready = {task for task in self._coming if self._follower.restored(task)}
         if ready:
             self._follower.drop(ready)

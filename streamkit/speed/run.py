@@ -11,11 +11,14 @@ from contextlib import closing, suppress
 
 import msgspec
 
+from streamkit.changelog import unpack_mark
+from streamkit.checkpoint import MARK_KEY, position_range, source_of, task_prefix
 from streamkit.errors import Fenced, TopicMissing
-from streamkit.interval import Observation, Pacer
+from streamkit.interval import Measured, Observation, Pacer
 from streamkit.log.base import Log
 from streamkit.record import TopicPartition
 from streamkit.speed.worker import Worker
+from streamkit.store.base import Store
 from streamkit.topology import Topology
 
 logger = logging.getLogger(__name__)
@@ -29,7 +32,7 @@ class Run:
     """One worker's run: until `stop` is set, or, with `until_caught_up`, until the ends that the log had at the start.
 
     `make` makes the Worker, and another one when it was fenced: what it had not committed is void, and the new one
-    begins at its last Checkpoint. `on_checkpoint` is called after each Checkpoint,
+    begins at its last Checkpoint. `began` is when this process did (`time.monotonic`). `on_checkpoint` is called after each Checkpoint,
     `on_turn` some times a second.
     """
 
@@ -39,13 +42,14 @@ class Run:
         pacer: Pacer,
         *,
         stop: threading.Event,
+        began: float,
         until_caught_up: dict[TopicPartition, int] | None = None,
         on_checkpoint: Callable[[Worker], None] = lambda _: None,
         on_turn: Callable[[Worker], None] = lambda _: None,
     ) -> None:
         self._make, self._pacer, self._stop, self._ends = make, pacer, stop, until_caught_up
         self._on_checkpoint, self._on_turn = on_checkpoint, on_turn
-        self._began = time.monotonic()
+        self._began = began
         self._started = False
         self._warned = ""
         self._looked = 0.0
@@ -85,6 +89,7 @@ class Run:
             if not self._started and worker.tasks():
                 self._started = True
                 self._pacer.started(now - self._began)
+                self._pacer.restored(*worker.restored())
             if now - listened >= _LISTEN_SECONDS:
                 worker.listen()
                 self._on_turn(worker)
@@ -96,8 +101,12 @@ class Run:
     def _checkpoint(self, worker: Worker, since: float, records: int, busy: float) -> None:
         worker.measured = msgspec.msgpack.encode(self._pacer.measured)
         begin = time.monotonic()
-        worker.checkpoint()
-        seconds = time.monotonic() - begin
+        worker.settle()
+        settled = time.monotonic()
+        worker.commit()
+        worker.write()
+        worker.report()
+        seconds, busy = time.monotonic() - settled, busy + settled - begin
         if records:
             arrived = worker.take_arrived() if self._pacer.pace.recovery is not None else None
             seen = Observation(since, seconds, records, busy, worker.changed, worker.changed_bytes, arrived)
@@ -125,3 +134,15 @@ def ends_of(topology: Topology, log: Log) -> dict[TopicPartition, int]:
         with suppress(TopicMissing):
             ends |= {TopicPartition(topic.replays, p): end for p, end in log.ends(topic.replays).items()}
     return ends
+
+
+def last_measured(store: Store, worker: str) -> Measured | None:
+    """What this worker's last life has measured, as its store has it; None where there is nothing."""
+    newest: tuple[int, Measured | None] = (-1, None)
+    for at, _ in store.scan(*position_range()):
+        task = source_of(at)
+        found = store.get([task_prefix(task) + MARK_KEY])[0]
+        mark = None if found is None else unpack_mark(found, task)
+        if mark is not None and mark.worker == worker and mark.measured and mark.time > newest[0]:
+            newest = mark.time, msgspec.msgpack.decode(mark.measured, type=Measured)
+    return newest[1]

@@ -24,9 +24,8 @@ import time
 from collections.abc import Collection, Iterable, Mapping
 from itertools import chain
 
-from streamkit.changelog import Changelogs, Restoring, store_write
+from streamkit.changelog import Changelogs, Restoring, claim_format, store_write
 from streamkit.checkpoint import (
-    FORMAT_KEY,
     FORMAT_VERSION,
     MARK_KEY,
     Mark,
@@ -36,7 +35,7 @@ from streamkit.checkpoint import (
     task_prefix,
 )
 from streamkit.control import BatchView, Message, Reset, Sealed, SealRequest
-from streamkit.errors import AgentStalled, StateError, TopicChanged, TopicMissing
+from streamkit.errors import AgentStalled, TopicChanged, TopicMissing
 from streamkit.log.base import Change, Log, Member
 from streamkit.log.control import ControlTopic
 from streamkit.record import TopicPartition
@@ -44,7 +43,7 @@ from streamkit.speed.assignment import Assignment
 from streamkit.speed.intake import REJECTED, Counters, Intake, Unit, task_of, view_unit
 from streamkit.speed.tables import TableTask
 from streamkit.speed.views import Prepared, ViewTask
-from streamkit.store.base import Store, Write
+from streamkit.store.base import Store
 from streamkit.topic import REPLAYABLE
 from streamkit.topology import Topology
 
@@ -91,7 +90,7 @@ class Worker:
     # -- start --------------------------------------------------------------------------------------------------------
 
     def _open(self, closing: contextlib.ExitStack) -> None:
-        self._check_format()
+        claim_format(self._store, f"the state of topology {self.topology.name!r}")
         self._ids = {name: self._log.describe(name).id for name in self._sources}
         self._changelogs = Changelogs(self._log, self.topology.name)
         self._make_topics()
@@ -117,17 +116,6 @@ class Worker:
             name=self.name, standbys=self.topology.standbys,
         )  # fmt: skip
         closing.callback(self._assignment.leave)
-
-    def _check_format(self) -> None:
-        found = self._store.get([FORMAT_KEY])[0]
-        version = FORMAT_VERSION if found is None else int.from_bytes(found, "big")
-        if version != FORMAT_VERSION:
-            raise StateError(
-                f"the state of topology {self.topology.name!r} has format {version}, this version of StreamKit writes "
-                f"{FORMAT_VERSION}: use the version that wrote it, or `streamkit reset TOPOLOGY` to begin anew"
-            )
-        if found is None:
-            self._store.write(Write(puts=[(FORMAT_KEY, FORMAT_VERSION.to_bytes(_NUMBER, "big"))]))
 
     def _make_topics(self) -> None:
         """The topics that are the worker's own to write. Raises TopicMissing where one that it reads is not there."""
@@ -276,20 +264,20 @@ class Worker:
             self._batches = {}
             return
         self._check_topics()
-        mark = (MARK_KEY, pack(Mark(int(time.time() * 1000), self.name, self.measured)))
+        self.changed = sum(map(len, changes.values()))
+        self.changed_bytes = sum(len(k) + len(v or b"") for changed in changes.values() for k, v in changed)
+        now = int(time.time() * 1000)
+        for i, task in enumerate(sorted(changes)):
+            measured = b"" if i else self.measured  # one of the tasks has it; 2 KB for each would be most of the Mark
+            changes[task].append((MARK_KEY, pack(Mark(FORMAT_VERSION, now, self.name, measured))))
+        of = self._changelogs.of
         ends = self._committer.commit(
-            {self._changelogs.of(task): [*changed, mark] for task, changed in changes.items()},
+            {of(task): changed for task, changed in changes.items()},
             {source: offset for source, offset in self._wanted().items() if source.topic in self._sources},
             self._assignment.member,
         )
-        now = int(time.time() * 1000)
-        positions = {
-            task: Position(self._changelogs.id(task.topic), ends[self._changelogs.of(task)], True, now)
-            for task in changes
-        }
-        self._commit = ({task: [*changed, mark] for task, changed in changes.items()}, positions)
-        self.changed = sum(map(len, changes.values()))
-        self.changed_bytes = sum(len(k) + len(v or b"") for changed in changes.values() for k, v in changed)
+        positions = {t: Position(self._changelogs.id(t.topic), ends[of(t)], True, now) for t in changes}
+        self._commit = (changes, positions)
         self.counters.checkpoints += 1
 
     def write(self) -> None:
@@ -374,6 +362,10 @@ class Worker:
         topics = {source.topic for source in self._wanted()}
         return {TopicPartition(t, p): end for t in topics for p, end in self._log.ends(t).items()}
 
+    def restored(self) -> tuple[int, float]:
+        """Changelog records and seconds of the last time that tasks were restored."""
+        return self._assignment.restored
+
     def take_busy(self) -> float:
         """Seconds spent on reading and folding since this was last asked, without waiting for records."""
         busy, self._busy = self._busy, 0.0
@@ -420,7 +412,7 @@ class Worker:
             return False
         if not self.tasks() and len(self._log.members(self.group)) <= len(tasks):
             return False
-        return not others or caught_up({s: 0 for s in others} | self._log.group_offsets(self.group), others)
+        return not others or caught_up(dict.fromkeys(others, 0) | self._log.group_offsets(self.group), others)
 
     # -- control ------------------------------------------------------------------------------------------------------
 

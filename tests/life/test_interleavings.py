@@ -6,7 +6,7 @@ import json
 import os
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -215,6 +215,9 @@ TestLife.settings = settings(
     max_examples=int(os.environ.get("STREAMKIT_LIFE_EXAMPLES", "150")),
     stateful_step_count=25,
     deadline=None,
+    phases=[Phase[name] for name in os.environ["STREAMKIT_LIFE_PHASES"].split(",")]
+    if "STREAMKIT_LIFE_PHASES" in os.environ
+    else tuple(Phase),
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 pytestmark = pytest.mark.timeout(int(os.environ.get("STREAMKIT_LIFE_TIMEOUT", "600")))

@@ -85,6 +85,7 @@ class KafkaLog:
         self._wait(topic, at_least=0)
 
     def delete_records(self, topic: str, before: Mapping[int, int]) -> None:
+        self.describe(topic)
         for number, offset in before.items():
             request = partial(self._delete_below, Place(topic, number, offset))
             self.cluster.ask(f"{topic}/{number}: cannot delete records before {offset}", request)
