@@ -92,6 +92,10 @@ class GroupListener(Protocol):
 class Member(Protocol):
     """Membership in a consumer group (KIP-848): who reads which partition. It fetches nothing itself."""
 
+    @property
+    def id(self) -> str:
+        """The broker's id for it, as in `Log.members`; it may be another one after `lost`."""
+
     def poll(self, timeout: float = 0.0) -> None:
         """Tell the listener what has changed; waits up to `timeout` seconds for something to change.
 

@@ -134,29 +134,23 @@ class Assignment:
         if now - self._placed < _PLACE_SECONDS:
             return
         self._placed = now
-        wanted = standby_tasks(self._log.members(self._group), self.member.owned(), self._standbys)
+        wanted = standby_tasks(self._log.members(self._group), self.member.id, self._standbys)
         wanted = {task for task in wanted if task not in self._coming}
         copies = self._follower.following() - self._coming
         self._follower.drop(copies - wanted)
         self._follower.follow(wanted - copies)
 
 
-def standby_tasks(
-    members: Mapping[str, Collection[TopicPartition]], mine: Collection[TopicPartition], standbys: int
-) -> set[TopicPartition]:
-    """The tasks of which the member that owns `mine` keeps a copy.
+def standby_tasks(members: Mapping[str, Collection[TopicPartition]], me: str, standbys: int) -> set[TopicPartition]:
+    """The tasks of which the member `me` keeps a copy; none while the group does not know it.
 
     Each task is kept by `standbys` members beside its owner, those with the highest hash of member and task (rendezvous
     hashing, Thaler and Ravishankar 1998): all members come to the same, and one that comes or goes moves few copies.
 
     >>> a, b = TopicPartition("t", 0), TopicPartition("t", 1)
-    >>> standby_tasks({"m1": {a}, "m2": {b}}, {a}, 1) == {b}
+    >>> standby_tasks({"m1": {a}, "m2": {b}}, "m1", 1) == {b}
     True
     """
-    me = next((member for member, owned in members.items() if owned and set(owned) == set(mine)), None)
-    if me is None and mine:
-        return set()
-    me = me or next((member for member, owned in members.items() if not owned), None)
     tasks = {task: owner for owner, owned in members.items() for task in owned}
     chosen = set()
     for task, owner in tasks.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from streamkit.agent import Agent
@@ -14,24 +14,12 @@ from streamkit.log.base import Committer
 from streamkit.record import Chunk, TopicPartition
 from streamkit.speed.agents import AgentHost, Emitted, Failure
 from streamkit.speed.events import EventBatch
+from streamkit.speed.tasks import REJECTED, Tasks, view_unit
 from streamkit.speed.views import ViewTask
-from streamkit.table import TableBackend
 from streamkit.topic import Topic
 from streamkit.topology import Topology
 
 logger = logging.getLogger(__name__)
-
-REJECTED = ""
-"""Stands for the dead letters among the agents' offsets: what is not on the log's dead-letter topic yet is read, too,
-where every View starts behind a BatchView that has skipped it."""
-
-Unit = tuple[str, TopicPartition]
-"""An Agent (or REJECTED, or a `view_unit`) and a partition that it reads."""
-
-
-def view_unit(view: str) -> str:
-    """Stands for a View's dead letters among the agents' offsets; no agent can have such a name."""
-    return f"@{view}"
 
 
 @dataclass(slots=True)
@@ -46,26 +34,13 @@ class Counters:
 
 
 class Intake:
-    """Decodes Chunks, once for all, and hands what is new to each View and Agent.
+    """Decodes Chunks, once for all, and hands what is new to each View and Agent."""
 
-    `offsets` are the next offsets of Agents and dead letters, which the worker moves; `saved` what of them is durable.
-    """
-
-    def __init__(
-        self,
-        topology: Topology,
-        views: Mapping[str, ViewTask],
-        offsets: Mapping[Unit, int],
-        saved: Mapping[Unit, int],
-        committer: Committer,
-        tables: TableBackend,
-        counters: Counters,
-    ) -> None:
-        self._topology, self._views, self._offsets, self._saved = topology, views, offsets, saved
-        self._committer, self.counters = committer, counters
+    def __init__(self, topology: Topology, tasks: Tasks, committer: Committer, counters: Counters) -> None:
+        self._topology, self._tasks, self._committer, self.counters = topology, tasks, committer, counters
         self._sources = topology.sources()
         agents = list(topology.agents.values())
-        self.host = AgentHost(agents, emit=self._emit, failed=self._agent_failed, tables=tables)
+        self.host = AgentHost(agents, emit=self._emit, failed=self._agent_failed, tables=tasks.tables)
 
     def take(self, chunk: Chunk) -> None:
         """Raises BadRecord, AgentFailed where the topic's error policy is `fail`."""
@@ -75,28 +50,28 @@ class Intake:
             return
         decoded, rejected = decode(topic, chunk)
         self._reject("decode", "", topic, self._fresh(chunk.source, rejected))
-        for task in self._views.values():
+        for task in self._tasks.views.values():
             if task.view.topic.name == topic.name:
                 self._reject_of(task, task.absorb(decoded))
         for agent in self._agents_of(chunk.source):
-            fresh = decoded.since(self._offsets[agent.name, chunk.source])
+            fresh = decoded.since(self._tasks.offsets[agent.name, chunk.source])
             if len(fresh):
                 self.host.feed(_events(fresh), agent=agent)
 
     def fold(self) -> None:
         """Make states of all that Views have absorbed."""
-        for task in self._views.values():
+        for task in self._tasks.views.values():
             self._reject_of(task, task.fold_waiting())
 
     def _reject_of(self, task: ViewTask, rejected: Iterable[Rejected]) -> None:
-        """A View that reads again (reset, or a BatchView across its Segment) rejects again; one dead letter is enough."""
+        """A View that reads again (reset, a BatchView across its Segment) rejects again; one dead letter will do."""
         name = task.view.name
-        fresh = [r for r in rejected if r.offset >= self._saved[view_unit(name), r.source]]
+        fresh = [r for r in rejected if r.offset >= self._tasks.saved[view_unit(name), r.source]]
         self._reject("view", name, task.view.topic, fresh)
 
     def _fresh(self, source: TopicPartition, rejected: list[Rejected]) -> Iterable[Rejected]:
         """Without those that were rejected before: a View that reads again makes the whole partition come again."""
-        known = self._offsets[REJECTED, source] if rejected else 0
+        known = self._tasks.offsets[REJECTED, source] if rejected else 0
         return [r for r in rejected if r.offset >= known]
 
     def _take_replayed(self, chunk: Chunk) -> None:
@@ -107,7 +82,7 @@ class Intake:
         for i, at in enumerate(decoded.picked):
             name = (dict(chunk.headers[at]).get(REPLAY_AGENT) or b"").decode()
             agent = self._topology.agents.get(name)
-            if agent is not None and decoded.offsets[i] >= self._offsets[name, chunk.source]:
+            if agent is not None and decoded.offsets[i] >= self._tasks.offsets[name, chunk.source]:
                 self.host.feed(_events(decoded.slice(i, i + 1)), agent=agent)
 
     def _reject(self, kind: Kind, by: str, topic: Topic, rejected: Iterable[Rejected]) -> None:
@@ -158,13 +133,7 @@ class Intake:
             self._committer.send(topic.dead_letters, value, key=event.key, headers=letter.headers())
 
     def _agents_of(self, source: TopicPartition) -> list[Agent]:
-        return [a for a in self._topology.agents.values() if (a.name, source) in self._offsets]
-
-
-def task_of(topology: Topology) -> Callable[[TopicPartition], TopicPartition]:
-    """Whose state an event of a partition belongs to: replayed events lie beside the partition they came from."""
-    originals = {topic.replays: topic.name for topic in topology.sources().values()}
-    return lambda source: TopicPartition(originals.get(source.topic, source.topic), source.partition)
+        return [a for a in self._topology.agents.values() if (a.name, source) in self._tasks.offsets]
 
 
 def _events(decoded: Decoded) -> EventBatch:

@@ -67,7 +67,7 @@ class ViewTask:
         self._garbage: dict[int, tuple[Span, ...]] = {}
         self._unsaved: dict[int, list[Change]] = {}
         self._discarded: set[int] = set()
-        """Partitions whose states in the Store are deleted by the next Checkpoint: until then they count for nothing."""
+        """Partitions whose states in the Store go with the next Checkpoint: until then they count for nothing."""
         self.resets: dict[int, str] = {}
         """The Reset that each partition's state comes after."""
         self._read: dict[int, int] = {}

@@ -22,7 +22,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Collection, Iterable, Mapping
-from itertools import chain
 
 from streamkit.changelog import Changelogs, Restoring, claim_format, store_write
 from streamkit.checkpoint import (
@@ -30,25 +29,21 @@ from streamkit.checkpoint import (
     MARK_KEY,
     Mark,
     Position,
-    agent_key,
     pack,
-    task_prefix,
 )
 from streamkit.control import BatchView, Message, Reset, Sealed, SealRequest
-from streamkit.errors import AgentStalled, TopicChanged, TopicMissing
+from streamkit.errors import AgentStalled, TopicChanged
 from streamkit.log.base import Change, Log, Member
 from streamkit.log.control import ControlTopic
 from streamkit.record import TopicPartition
 from streamkit.speed.assignment import Assignment
-from streamkit.speed.intake import REJECTED, Counters, Intake, Unit, task_of, view_unit
-from streamkit.speed.tables import TableTask
-from streamkit.speed.views import Prepared, ViewTask
+from streamkit.speed.intake import Counters, Intake
+from streamkit.speed.tasks import Tasks
 from streamkit.store.base import Store
 from streamkit.topic import REPLAYABLE
 from streamkit.topology import Topology
 
 logger = logging.getLogger(__name__)
-_NUMBER = 8
 _STALLED_SECONDS = 10.0
 HELD_BYTES = 64 << 20
 HELD_STATES = 500_000
@@ -71,14 +66,10 @@ class Worker:
         """What goes into each Checkpoint's Mark: see `interval.Measured`."""
         self._log, self._store = log, store
         self._sources = topology.sources()
-        self._views: dict[str, ViewTask] = {}
-        self._offsets: dict[Unit, int] = {}
-        self._saved: dict[Unit, int] = {}
         self._seals: dict[str, tuple[SealRequest, set[int]]] = {}
         self._resets: dict[str, str] = {}
         self._batches: dict[str, BatchView] = {}
         self._commit: tuple[dict[TopicPartition, list[Change]], dict[TopicPartition, Position]] | None = None
-        self._prepared: dict[str, Prepared] = {}
         self._closing = False
         self._busy = 0.0
         self._seen_ends: dict[TopicPartition, int] = {}
@@ -100,15 +91,11 @@ class Worker:
         closing.callback(self._committer.close)
         self._control = ControlTopic(self._log, self.topology.name)
         closing.callback(self._control.close)
-        self._views = {n: ViewTask(v, self._store, self._ids[v.topic.name]) for n, v in self.topology.views.items()}
+        self._tasks = Tasks(self.topology, self._log, self._store, self._ids)
         self._hear(self._control.catch_up(), starting=True)
         self._reader = self._log.reader({})
         closing.callback(self._reader.close)
-        self._task_of = task_of(self.topology)
-        self._tables = TableTask(self._store, self._task_of)
-        self._intake = Intake(
-            self.topology, self._views, self._offsets, self._saved, self._committer, self._tables, self.counters
-        )  # fmt: skip
+        self._intake = Intake(self.topology, self._tasks, self._committer, self.counters)
         closing.callback(self._intake.host.stop)
         self._intake.host.start()
         self._assignment = Assignment(
@@ -139,73 +126,24 @@ class Worker:
     # -- tasks: what the Assignment calls -----------------------------------------------------------------------------
 
     def open_tasks(self, tasks: Collection[TopicPartition]) -> None:
-        for topic in {task.topic for task in tasks}:
-            numbers = [task.partition for task in tasks if task.topic == topic]
+        topics = {task.topic for task in tasks}
+        for topic in topics:
             self._make_replays(topic)
-            self._open_views(topic, numbers)
-            self._open_offsets(topic, numbers)
-        opened = {source for source in self._wanted() if self._task_of(source) in tasks}
-        self._reader.add({source: offset for source, offset in self._wanted().items() if source in opened})
-
-    def _open_views(self, topic: str, partitions: list[int]) -> None:
-        starts = self._log.starts(topic)
-        for name, task in self._views.items():
-            if task.view.topic.name == topic:
-                batch = self._batch_of(name)
-                for partition in partitions:
-                    task.open(partition, starts[partition], batch, self._resets.get(name, ""))
-                if batch is not None:
-                    self._batches[name] = batch
+        batches = {v: b for v in self._tasks.views if (b := self._batch_of(v)) is not None and b.topic in topics}
+        self._reader.add(self._tasks.open(tasks, batches, self._resets))
+        self._batches |= batches
 
     def _batch_of(self, view: str) -> BatchView | None:
         """The newest BatchView that this worker's definition and topic can go on from."""
-        task = self._views[view]
-        batches = self._control.published.of(view, task.view.fingerprint)
-        return next((b for b in batches if b.topic_id == self._ids[task.view.topic.name]), None)
-
-    def _open_offsets(self, topic: str, partitions: list[int]) -> None:
-        readers = [(REJECTED, topic), *((view_unit(v.name), topic) for v in self.topology.views_of(topic))]
-        for agent in self.topology.agents_of(topic):
-            readers += [(agent.name, t) for t in (topic, agent.topic.replays) if self._is_topic(t)]
-        for name, read in readers:
-            starts = self._log.starts(read)
-            for partition in partitions:
-                unit = (name, TopicPartition(read, partition))
-                at = task_prefix(TopicPartition(topic, partition)) + agent_key(name, read)
-                found = self._store.get([at])[0]
-                self._offsets[unit] = starts[partition] if found is None else int.from_bytes(found, "big")
-                self._saved[unit] = -1 if found is None else self._offsets[unit]
+        definition = self.topology.views[view]
+        batches = self._control.published.of(view, definition.fingerprint)
+        return next((b for b in batches if b.topic_id == self._ids[definition.topic.name]), None)
 
     def give_up(self, tasks: Collection[TopicPartition]) -> None:
         if not self._closing:
             self.checkpoint()
         for task in tasks:
-            for view in self._views.values():
-                if view.view.topic.name == task.topic:
-                    view.close(task.partition)
-            self._tables.close(task)
-            gone = {unit for unit in self._offsets if self._task_of(unit[1]) == task}
-            self._reader.remove({source for _, source in gone} | {task})
-            for unit in gone:
-                del self._offsets[unit], self._saved[unit]
-
-    def _is_topic(self, name: str) -> bool:
-        try:
-            self._log.describe(name)
-        except TopicMissing:
-            return False
-        return True
-
-    def _wanted(self) -> dict[TopicPartition, int]:
-        """The lowest offset of each partition that some View or Agent still wants."""
-        wanted = dict[TopicPartition, int]()
-        views = (
-            (TopicPartition(t.view.topic.name, p), t.position(p)) for t in self._views.values() for p in t.segments
-        )
-        agents = ((source, offset) for (name, source), offset in self._offsets.items() if not name.startswith("@"))
-        for source, offset in chain(views, agents):
-            wanted[source] = min(wanted.get(source, offset), offset)
-        return wanted
+            self._reader.remove(self._tasks.close(task))
 
     # -- verbs --------------------------------------------------------------------------------------------------------
 
@@ -230,12 +168,7 @@ class Worker:
             self._intake.take(chunk)
         self._busy += time.monotonic() - begin if chunks else 0.0
         for source, offset in self._reader.positions().items():
-            for task in self._views.values():
-                if task.view.topic.name == source.topic:
-                    task.reached(source.partition, offset)
-            for name in (REJECTED, *self.topology.agents, *map(view_unit, self._views)):
-                if (name, source) in self._offsets:
-                    self._offsets[name, source] = max(self._offsets[name, source], offset)
+            self._tasks.reached(source, offset)
         read = sum(map(len, chunks))
         self.counters.events += read
         return read
@@ -258,8 +191,8 @@ class Worker:
 
     def commit(self) -> None:
         """Step 2: one transaction. Raises Fenced."""
-        self._restart_views()
-        changes = self._changes()
+        self._tasks.restart(self._resets)
+        changes = self._tasks.prepare(self._due, self._batches)
         if not changes and not self._committer.held():
             self._batches = {}
             return
@@ -273,7 +206,7 @@ class Worker:
         of = self._changelogs.of
         ends = self._committer.commit(
             {of(task): changed for task, changed in changes.items()},
-            {source: offset for source, offset in self._wanted().items() if source.topic in self._sources},
+            {source: offset for source, offset in self._tasks.wanted().items() if source.topic in self._sources},
             self._assignment.member,
         )
         positions = {t: Position(self._changelogs.id(t.topic), ends[of(t)], True, now) for t in changes}
@@ -286,22 +219,19 @@ class Worker:
             return
         self._store.write(store_write(*self._commit))
         self._commit = None
-        for name, prepared in self._prepared.items():
-            self._views[name].done(prepared)
-        self._tables.done()
-        self._saved.update(self._offsets)
+        self._tasks.done()
         self._batches = {}
         reading = self._reader.positions()
-        for source, offset in self._wanted().items():
+        for source, offset in self._tasks.wanted().items():
             if reading[source] != offset:  # a BatchView or a reset makes a View read again
                 self._reader.seek(source, offset)
 
     def report(self) -> None:
         """Step 4: tell of the seals."""
         for request, answered in self._seals.values():
-            due = set(self._views[request.view].segments) - answered
+            due = set(self._tasks.views[request.view].segments) - answered
             if due:
-                self._control.append(self._views[request.view].sealed(request.id, due))
+                self._control.append(self._tasks.views[request.view].sealed(request.id, due))
                 answered |= due
 
     def listen(self) -> None:
@@ -315,30 +245,10 @@ class Worker:
 
     # -- parts of a Checkpoint ----------------------------------------------------------------------------------------
 
-    def _changes(self) -> dict[TopicPartition, list[Change]]:
-        changes = self._tables.prepare()
-        for name, task in self._views.items():
-            self._prepared[name] = task.prepare(self._due(name), self._batches.get(name))
-            for partition, changed in self._prepared[name].changes.items():
-                changes.setdefault(TopicPartition(task.view.topic.name, partition), []).extend(changed)
-        for unit, offset in self._offsets.items():
-            if self._saved[unit] != offset:
-                change = (agent_key(unit[0], unit[1].topic), offset.to_bytes(_NUMBER, "big"))
-                changes.setdefault(self._task_of(unit[1]), []).append(change)
-        return changes
-
     def _due(self, view: str) -> set[int]:
         """The partitions of a View that somebody has asked to seal."""
         asked = [answered for request, answered in self._seals.values() if request.view == view]
-        return {p for p in self._views[view].segments if any(p not in answered for answered in asked)}
-
-    def _restart_views(self) -> None:
-        for name, task in self._views.items():
-            late = [p for p in task.segments if task.resets[p] != self._resets.get(name, "")]
-            if late:
-                starts = self._log.starts(task.view.topic.name)
-                for partition in late:
-                    task.restart(partition, starts[partition], self._resets.get(name, ""))
+        return {p for p in self._tasks.views[view].segments if any(p not in answered for answered in asked)}
 
     def _check_topics(self) -> None:
         """Comes after the reading and before the transaction: what was read of a topic made anew is never counted."""
@@ -355,11 +265,11 @@ class Worker:
 
     def positions(self) -> dict[TopicPartition, int]:
         """The next offset of each partition that is read."""
-        return self._wanted()
+        return self._tasks.wanted()
 
     def ends(self) -> dict[TopicPartition, int]:
         """The log's ends as they are now, of all that is read."""
-        topics = {source.topic for source in self._wanted()}
+        topics = {source.topic for source in self._tasks.wanted()}
         return {TopicPartition(t, p): end for t in topics for p, end in self._log.ends(t).items()}
 
     def restored(self) -> tuple[int, float]:
@@ -379,12 +289,9 @@ class Worker:
 
     def asked(self) -> bool:
         """True where something waits for a Checkpoint and should not wait long."""
-        views = self._views.values()
-        late = any(task.resets[p] != self._resets.get(n, "") for n, task in self._views.items() for p in task.segments)
-        crowded = self._committer.held() > HELD_BYTES or sum(task.pending() for task in views) > HELD_STATES
-        return (
-            late or crowded or bool(self._batches) or any(map(self._due, self._views)) or any(t.asks() for t in views)
-        )
+        crowded = self._committer.held() > HELD_BYTES or self._tasks.pending() > HELD_STATES
+        waits = bool(self._batches) or any(map(self._due, self._tasks.views)) or self._tasks.asks()
+        return waits or crowded or self._tasks.is_late(self._resets)
 
     def tasks(self) -> frozenset[TopicPartition]:
         """The tasks that are worked on."""
@@ -405,7 +312,7 @@ class Worker:
         A worker without tasks waits for some, unless there are more workers than tasks: what a dead one has is given to
         it when that one's session has run out.
         """
-        mine = {source: end for source, end in ends.items() if self._task_of(source) in self.tasks()}
+        mine = {source: end for source, end in ends.items() if self._tasks.task_of(source) in self.tasks()}
         tasks = {source: end for source, end in ends.items() if source.topic in self._sources}
         others = {source: end for source, end in tasks.items() if source not in mine and end}
         if self.restoring() is not None or not caught_up(self.positions(), mine):
@@ -418,11 +325,11 @@ class Worker:
 
     def _hear(self, messages: Iterable[Message], *, starting: bool = False) -> None:
         for message in messages:
-            if isinstance(message, SealRequest) and message.view in self._views:
+            if isinstance(message, SealRequest) and message.view in self._tasks.views:
                 self._seals[message.id] = (message, set())
             elif isinstance(message, Sealed) and message.request in self._seals:
                 self._seals[message.request][1].update(message.ends)
-            elif isinstance(message, BatchView) and message.view in self._views and not starting:
+            elif isinstance(message, BatchView) and message.view in self._tasks.views and not starting:
                 self._batches[message.view] = message
             elif isinstance(message, Reset):
                 self._resets[message.view] = message.id

@@ -22,7 +22,7 @@ from streamkit.checkpoint import segment_prefix, states_range, task_prefix
 from streamkit.control import BatchView, Proof, Reset, Sealed, SealRequest
 from streamkit.cut import Cut
 from streamkit.deadletter import DeadLetter
-from streamkit.errors import CutMismatch, Fenced, StreamkitError
+from streamkit.errors import CutMismatch, Fenced, StateMissing, StreamkitError
 from streamkit.fold import Fold
 from streamkit.log.control import ControlTopic
 from streamkit.log.memory import MemoryLog
@@ -258,11 +258,11 @@ class Driver:
         return batch
 
     def prove(self, view: View) -> Proof | None:
-        """Compare the last `batch` with what the serving layer has at its Cut; None where no Segment ends there."""
+        """Compare the last `batch` with what the serving layer has at its Cut; None where it has nothing there."""
         result = self._results[view.name]
         try:
             seam = self._serving.seam_at(view, result.plan.cut)
-        except CutMismatch:
+        except (CutMismatch, StateMissing):
             return None
         fold = Fold(view)
         return compare(fold, self._serving.merged(view, seam), states_of(fold, self.folder, result.files))

@@ -44,6 +44,10 @@ class KafkaMember:
             sorted(topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
         )
 
+    @property
+    def id(self) -> str:
+        return str(self._consumer.memberid())
+
     def poll(self, timeout: float = 0.0) -> None:
         """As `Member.poll`. Where the listener raises, nothing more is told in this poll."""
         if self._left:

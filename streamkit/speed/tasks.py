@@ -1,0 +1,170 @@
+"""A worker's tasks: the Views, Tables and offsets of the partitions that are its own, moved together or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from itertools import chain
+
+from streamkit.checkpoint import agent_key, task_prefix
+from streamkit.control import BatchView
+from streamkit.errors import TopicMissing
+from streamkit.log.base import Change, Log
+from streamkit.record import TopicPartition
+from streamkit.speed.tables import TableTask
+from streamkit.speed.views import Prepared, ViewTask
+from streamkit.store.base import Store
+from streamkit.topology import Topology
+
+_NUMBER = 8
+
+Changes = dict[TopicPartition, list[Change]]
+"""What a Checkpoint makes durable, by task."""
+
+
+REJECTED = ""
+"""Stands for the dead letters among the agents' offsets: what is not on the log's dead-letter topic yet is read, too,
+where every View starts behind a BatchView that has skipped it."""
+
+Unit = tuple[str, TopicPartition]
+"""An Agent (or REJECTED, or a `view_unit`) and a partition that it reads."""
+
+
+def view_unit(view: str) -> str:
+    """Stands for a View's dead letters among the agents' offsets; no agent can have such a name."""
+    return f"@{view}"
+
+
+def task_of(topology: Topology) -> Callable[[TopicPartition], TopicPartition]:
+    """Whose state an event of a partition belongs to: replayed events lie beside the partition they came from."""
+    originals = {topic.replays: topic.name for topic in topology.sources().values()}
+    return lambda source: TopicPartition(originals.get(source.topic, source.topic), source.partition)
+
+
+class Tasks:
+    """What of a topology's state is this worker's; its Store has the copies.
+
+    `offsets` are the next offsets of Agents and dead letters by Unit, `saved` what of them is durable.
+    """
+
+    def __init__(self, topology: Topology, log: Log, store: Store, ids: Mapping[str, str]) -> None:
+        self._topology, self._log, self._store = topology, log, store
+        self.views = {name: ViewTask(view, store, ids[view.topic.name]) for name, view in topology.views.items()}
+        self.offsets: dict[Unit, int] = {}
+        self.saved: dict[Unit, int] = {}
+        self.task_of = task_of(topology)
+        self.tables = TableTask(store, self.task_of)
+        self._prepared: dict[str, Prepared] = {}
+
+    # -- coming and going ---------------------------------------------------------------------------------------------
+
+    def open(
+        self, tasks: Collection[TopicPartition], batches: Mapping[str, BatchView], resets: Mapping[str, str]
+    ) -> dict[TopicPartition, int]:
+        """Take up the state in the Store; returns the partitions to be read, and from where.
+
+        `batches` are what a View without state begins after. Raises DefinitionChanged, TopicChanged.
+        """
+        for topic in {task.topic for task in tasks}:
+            numbers = [task.partition for task in tasks if task.topic == topic]
+            starts = self._log.starts(topic)
+            for name, view in self._views_of(topic).items():
+                for number in numbers:
+                    view.open(number, starts[number], batches.get(name), resets.get(name, ""))
+            self._open_offsets(topic, numbers)
+        return {source: offset for source, offset in self.wanted().items() if self.task_of(source) in tasks}
+
+    def close(self, task: TopicPartition) -> set[TopicPartition]:
+        """Let a task go, right after a Checkpoint; returns the partitions that were read for it."""
+        for view in self._views_of(task.topic).values():
+            view.close(task.partition)
+        self.tables.close(task)
+        gone = {unit for unit in self.offsets if self.task_of(unit[1]) == task}
+        for unit in gone:
+            del self.offsets[unit], self.saved[unit]
+        return {source for _, source in gone} | {task}
+
+    def _views_of(self, topic: str) -> dict[str, ViewTask]:
+        return {name: task for name, task in self.views.items() if task.view.topic.name == topic}
+
+    def _open_offsets(self, topic: str, partitions: list[int]) -> None:
+        readers = [(REJECTED, topic), *((view_unit(name), topic) for name in self._views_of(topic))]
+        for agent in self._topology.agents_of(topic):
+            readers += [(agent.name, t) for t in (topic, agent.topic.replays) if self._is_topic(t)]
+        for name, read in readers:
+            starts = self._log.starts(read)
+            for partition in partitions:
+                unit = (name, TopicPartition(read, partition))
+                at = task_prefix(TopicPartition(topic, partition)) + agent_key(name, read)
+                found = self._store.get([at])[0]
+                self.offsets[unit] = starts[partition] if found is None else int.from_bytes(found, "big")
+                self.saved[unit] = -1 if found is None else self.offsets[unit]
+
+    def _is_topic(self, name: str) -> bool:
+        try:
+            self._log.describe(name)
+        except TopicMissing:
+            return False
+        return True
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def wanted(self) -> dict[TopicPartition, int]:
+        """The lowest offset of each partition that some View or Agent still wants."""
+        wanted = dict[TopicPartition, int]()
+        views = ((TopicPartition(t.view.topic.name, p), t.position(p)) for t in self.views.values() for p in t.segments)
+        agents = ((source, offset) for (name, source), offset in self.offsets.items() if not name.startswith("@"))
+        for source, offset in chain(views, agents):
+            wanted[source] = min(wanted.get(source, offset), offset)
+        return wanted
+
+    def reached(self, source: TopicPartition, offset: int) -> None:
+        """All records before `offset` have been taken in, rejected or are no data."""
+        for view in self._views_of(source.topic).values():
+            view.reached(source.partition, offset)
+        for name in (REJECTED, *self._topology.agents, *map(view_unit, self.views)):
+            if (name, source) in self.offsets:
+                self.offsets[name, source] = max(self.offsets[name, source], offset)
+
+    def pending(self) -> int:
+        """States that wait for a Checkpoint."""
+        return sum(view.pending() for view in self.views.values())
+
+    def asks(self) -> bool:
+        """Is there something to make durable that is no event?"""
+        return any(view.asks() for view in self.views.values())
+
+    # -- resets -------------------------------------------------------------------------------------------------------
+
+    def is_late(self, resets: Mapping[str, str]) -> bool:
+        """Does some state come from before the newest reset of its View?"""
+        return any(view.resets[p] != resets.get(n, "") for n, view in self.views.items() for p in view.segments)
+
+    def restart(self, resets: Mapping[str, str]) -> None:
+        """Begin anew, at the next Checkpoint, what comes from before a reset."""
+        for name, view in self.views.items():
+            late = [p for p in view.segments if view.resets[p] != resets.get(name, "")]
+            starts = self._log.starts(view.view.topic.name) if late else {}
+            for partition in late:
+                view.restart(partition, starts[partition], resets.get(name, ""))
+
+    # -- checkpoint ---------------------------------------------------------------------------------------------------
+
+    def prepare(self, due: Callable[[str], set[int]], batches: Mapping[str, BatchView]) -> Changes:
+        """What makes all durable that was taken in; `due` are a View's partitions to be sealed."""
+        changes: Changes = self.tables.prepare()
+        for name, view in self.views.items():
+            self._prepared[name] = view.prepare(due(name), batches.get(name))
+            for partition, changed in self._prepared[name].changes.items():
+                changes.setdefault(TopicPartition(view.view.topic.name, partition), []).extend(changed)
+        for unit, offset in self.offsets.items():
+            if self.saved[unit] != offset:
+                change = (agent_key(unit[0], unit[1].topic), offset.to_bytes(_NUMBER, "big"))
+                changes.setdefault(self.task_of(unit[1]), []).append(change)
+        return changes
+
+    def done(self) -> None:
+        """It is durable, and in the Store."""
+        for name, prepared in self._prepared.items():
+            self.views[name].done(prepared)
+        self.tables.done()
+        self.saved.update(self.offsets)
