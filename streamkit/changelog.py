@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,8 +36,8 @@ from streamkit.checkpoint import (
     task_prefix,
     task_range,
 )
-from streamkit.errors import StateError, TopicMissing
-from streamkit.log.base import Change, Log, Reader
+from streamkit.errors import StateError, TopicChanged, TopicMissing
+from streamkit.log.base import Change, Log, Reader, TopicInfo
 from streamkit.record import Chunk, TopicPartition
 from streamkit.store.base import Store, StoreReader, Write
 
@@ -57,13 +58,35 @@ class Changelogs:
         self._prefix = changelog_topic(topology, "")
         self._ids: dict[str, str] = {}
 
-    def make(self, topic: str, partitions: int) -> None:
-        """Make the changelog of a source topic, or give it the partitions that it lacks."""
+    def make(self, topic: str, partitions: int, *, known: str = "") -> None:
+        """Make the changelog of a source topic, or give it the partitions that it lacks.
+
+        One that is `known` by its id is never made again. Raises TopicChanged where it is gone.
+        """
         name = changelog_topic(self._topology, topic)
-        info = self._log.create(name, partitions=partitions, config=CHANGELOG_CONFIG)
+        self._ids |= {topic: known} if known else {}
+        if topic in self._ids:
+            info = self.check(topic)
+        else:
+            info = self._log.create(name, partitions=partitions, config=CHANGELOG_CONFIG)
         if info.partitions < partitions:
             info = self._log.grow(name, partitions)
         self._ids[topic] = info.id
+
+    def check(self, topic: str) -> TopicInfo:
+        """Is the changelog of a source topic still the one that it was? Raises TopicChanged."""
+        known, info = self._ids[topic], None
+        with suppress(TopicMissing):
+            info = self._log.describe(changelog_topic(self._topology, topic))
+        if info is None or info.id != known:
+            now = "there is none now" if info is None else f"the one that is there now has id {info.id}"
+            raise TopicChanged(
+                f"the changelog of topic {topic!r}, {changelog_topic(self._topology, topic)} with id {known}, was "
+                f"deleted, and not by `streamkit reset` ({now}). It was the truth of the state of topology "
+                f"{self._topology!r}: nobody can tell whether a copy lacks some of it. Begin anew, from the log's "
+                f"start: stop the workers, then `streamkit reset TOPOLOGY`"
+            )
+        return info
 
     def id(self, topic: str) -> str:
         """The id of a source topic's changelog; raises TopicMissing where there is none yet."""

@@ -86,7 +86,18 @@ class Promoted(msgspec.Struct, frozen=True, tag="promoted"):
     name: str
 
 
-Message = SealRequest | Sealed | BatchView | Reset | Promoted
+class KeptOn(msgspec.Struct, frozen=True, tag="kept"):
+    """The state of a source topic's tasks is kept on the changelog with this id; on none yet where it is empty.
+
+    Were the changelog deleted and nobody the wiser, the next worker would make an empty one, take every copy for that
+    of a changelog before a reset, and let agents send all again: with this it knows that there was no reset.
+    """
+
+    topic: str
+    changelog_id: str
+
+
+Message = SealRequest | Sealed | BatchView | Reset | Promoted | KeptOn
 
 encode = msgspec.json.Encoder().encode
 _decoder: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
@@ -105,6 +116,7 @@ class Published:
     def __init__(self) -> None:
         self._views: dict[str, tuple[BatchView, ...]] = {}
         self._promoted: dict[str, str] = {}
+        self._changelogs: dict[str, str] = {}
 
     def apply(self, message: Message) -> None:
         if isinstance(message, BatchView):
@@ -113,6 +125,12 @@ class Published:
             self._views.pop(message.view, None)
         elif isinstance(message, Promoted):
             self._promoted[message.view] = message.name
+        elif isinstance(message, KeptOn):
+            self._changelogs[message.topic] = message.changelog_id
+
+    def changelog(self, topic: str) -> str:
+        """The id of the changelog that a source topic's state is kept on; empty where there is none yet."""
+        return self._changelogs.get(topic, "")
 
     def version(self, view: str) -> str | None:
         """The name of the version that is in force; None where none was ever promoted."""

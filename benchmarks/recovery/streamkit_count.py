@@ -13,6 +13,6 @@ class Event(msgspec.Struct):
     value: int
 
 
-app = sk.Topology(os.environ["COUNT_NAME"])
+app = sk.Topology(os.environ["COUNT_NAME"], standbys=int(os.environ.get("COUNT_STANDBYS", "0")))
 events = app.topic(os.environ["COUNT_TOPIC"], value=Event, timestamp="at", key="key")
 app.view("totals", events, key="key", aggregates={"count": sk.Count(), "sum": sk.Sum("value")})

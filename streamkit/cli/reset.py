@@ -11,7 +11,7 @@ import typer
 
 from streamkit.checkpoint import changelog_topic
 from streamkit.cli.options import BROKERS, CLIENT_CONFIG, DATA, TOPOLOGY, load, open_log, out
-from streamkit.control import Reset
+from streamkit.control import KeptOn, Reset
 from streamkit.errors import StateLocked, TopicMissing
 from streamkit.folder import DataFolder
 from streamkit.log.base import Log
@@ -49,6 +49,8 @@ def reset(
         with closing(ControlTopic(log, loaded.name)) as control:
             for name in names:
                 control.append(Reset(name, uuid.uuid4().hex))
+            for topic in loaded.sources() if views is None else ():
+                control.append(KeptOn(topic, ""))  # after the deletion: a worker would be refused in between
         for name in names:
             shutil.rmtree(folder.batch / name, ignore_errors=True)
     out.print(f"discarded {what}; the workers compute it anew from the log's start")

@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 _LISTEN_SECONDS = 0.05
 _LOOK_SECONDS = 0.05
 _POLL_SECONDS = 0.05
+_WARN_SECONDS = 60.0
 _BATCH = 20_000
 
 
@@ -51,7 +52,7 @@ class Run:
         self._on_checkpoint, self._on_turn = on_checkpoint, on_turn
         self._began = began
         self._started = False
-        self._warned = ""
+        self._warned = float("-inf")
         self._looked = 0.0
 
     def run(self) -> None:
@@ -111,9 +112,9 @@ class Run:
             arrived = worker.take_arrived() if self._pacer.pace.recovery is not None else None
             seen = Observation(since, seconds, records, busy, worker.changed, worker.changed_bytes, arrived)
             self._pacer.observe(seen)
-        if self._pacer.warning and self._pacer.warning != self._warned:
+        if self._pacer.warning and begin - self._warned > _WARN_SECONDS:
             logger.warning("topology %r: %s", worker.topology.name, self._pacer.warning)
-        self._warned = self._pacer.warning
+            self._warned = begin
         self._on_checkpoint(worker)
         gc.collect(1)
 

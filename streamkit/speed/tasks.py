@@ -7,7 +7,7 @@ from itertools import chain
 
 from streamkit.checkpoint import agent_key, task_prefix
 from streamkit.control import BatchView
-from streamkit.errors import TopicMissing
+from streamkit.errors import OffsetOutOfRange, TopicMissing
 from streamkit.log.base import Change, Log
 from streamkit.record import TopicPartition
 from streamkit.speed.tables import TableTask
@@ -24,6 +24,11 @@ Changes = dict[TopicPartition, list[Change]]
 REJECTED = ""
 """Stands for the dead letters among the agents' offsets: what is not on the log's dead-letter topic yet is read, too,
 where every View starts behind a BatchView that has skipped it."""
+
+RETENTION = (
+    "Retention has deleted records that this topology has not read: nothing is skipped in silence. Give topics that are "
+    "read retention.ms=-1; to accept the loss, begin anew at the log's start: `streamkit reset TOPOLOGY`"
+)
 
 Unit = tuple[str, TopicPartition]
 """An Agent (or REJECTED, or a `view_unit`) and a partition that it reads."""
@@ -62,7 +67,8 @@ class Tasks:
     ) -> dict[TopicPartition, int]:
         """Take up the state in the Store; returns the partitions to be read, and from where.
 
-        `batches` are what a View without state begins after. Raises DefinitionChanged, TopicChanged.
+        `batches` are what a View without state begins after. Raises DefinitionChanged, TopicChanged; OffsetOutOfRange
+        where retention was quicker.
         """
         for topic in {task.topic for task in tasks}:
             numbers = [task.partition for task in tasks if task.topic == topic]
@@ -71,7 +77,14 @@ class Tasks:
                 for number in numbers:
                     view.open(number, starts[number], batches.get(name), resets.get(name, ""))
             self._open_offsets(topic, numbers)
-        return {source: offset for source, offset in self.wanted().items() if self.task_of(source) in tasks}
+        opened = {source: offset for source, offset in self.wanted().items() if self.task_of(source) in tasks}
+        for topic in {source.topic for source in opened}:
+            starts = self._log.starts(topic)
+            for source in (s for s in opened if s.topic == topic):
+                if opened[source] < starts[source.partition]:
+                    gone = f"[{opened[source]}, {starts[source.partition]})"
+                    raise OffsetOutOfRange(f"{source}: the records {gone} are not on the log any more. {RETENTION}")
+        return opened
 
     def close(self, task: TopicPartition) -> set[TopicPartition]:
         """Let a task go, right after a Checkpoint; returns the partitions that were read for it."""
@@ -128,6 +141,12 @@ class Tasks:
     def pending(self) -> int:
         """States that wait for a Checkpoint."""
         return sum(view.pending() for view in self.views.values())
+
+    def moved(self) -> bool:
+        """Is some position not durable yet?"""
+        return self.offsets != self.saved or any(
+            view.position(p) != s.end for view in self.views.values() for p, s in view.segments.items()
+        )
 
     def asks(self) -> bool:
         """Is there something to make durable that is no event?"""

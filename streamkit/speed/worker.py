@@ -23,7 +23,7 @@ import logging
 import time
 from collections.abc import Collection, Iterable, Mapping
 
-from streamkit.changelog import Changelogs, Restoring, claim_format, store_write
+from streamkit.changelog import Restoring, claim_format, store_write
 from streamkit.checkpoint import (
     FORMAT_VERSION,
     MARK_KEY,
@@ -32,15 +32,15 @@ from streamkit.checkpoint import (
     pack,
 )
 from streamkit.control import BatchView, Message, Reset, Sealed, SealRequest
-from streamkit.errors import AgentStalled, TopicChanged
+from streamkit.errors import AgentStalled, OffsetOutOfRange, TopicMissing
 from streamkit.log.base import Change, Log, Member
 from streamkit.log.control import ControlTopic
-from streamkit.record import TopicPartition
+from streamkit.record import Chunk, TopicPartition
 from streamkit.speed.assignment import Assignment
 from streamkit.speed.intake import Counters, Intake
-from streamkit.speed.tasks import Tasks
+from streamkit.speed.tasks import RETENTION, Tasks
+from streamkit.speed.topics import Topics
 from streamkit.store.base import Store
-from streamkit.topic import REPLAYABLE
 from streamkit.topology import Topology
 
 logger = logging.getLogger(__name__)
@@ -82,17 +82,17 @@ class Worker:
 
     def _open(self, closing: contextlib.ExitStack) -> None:
         claim_format(self._store, f"the state of topology {self.topology.name!r}")
-        self._ids = {name: self._log.describe(name).id for name in self._sources}
-        self._changelogs = Changelogs(self._log, self.topology.name)
-        self._make_topics()
+        self._topics = Topics(self.topology, self._log)
+        self._changelogs = self._topics.changelogs
         # First of all: it ends the transaction that this worker's last life may have left open.
         once = self.topology.guarantee == "exactly_once"
         self._committer = self._log.committer(f"{self.group}.{self.name}" if once else None)
         closing.callback(self._committer.close)
         self._control = ControlTopic(self._log, self.topology.name)
         closing.callback(self._control.close)
-        self._tasks = Tasks(self.topology, self._log, self._store, self._ids)
+        self._tasks = Tasks(self.topology, self._log, self._store, self._topics.ids)
         self._hear(self._control.catch_up(), starting=True)
+        self._topics.make(self._control)
         self._reader = self._log.reader({})
         closing.callback(self._reader.close)
         self._intake = Intake(self.topology, self._tasks, self._committer, self.counters)
@@ -104,31 +104,13 @@ class Worker:
         )  # fmt: skip
         closing.callback(self._assignment.leave)
 
-    def _make_topics(self) -> None:
-        """The topics that are the worker's own to write. Raises TopicMissing where one that it reads is not there."""
-        for name, topic in self._sources.items():
-            self._changelogs.make(name, self._log.describe(name).partitions)
-            self._make_replays(name)
-            if topic.errors == "dead_letter":
-                self._log.create(topic.dead_letters, partitions=1, config=REPLAYABLE)
-        for agent in self.topology.agents.values():
-            if agent.out is not None:
-                self._log.create(agent.out.name, partitions=agent.out.partitions, config=REPLAYABLE)
-
-    def _make_replays(self, name: str) -> None:
-        """As many partitions as the topic has: a replayed event goes to the worker that has its task."""
-        topic = self._sources[name]
-        if topic.errors == "dead_letter" and self.topology.agents_of(name):
-            partitions = self._log.describe(name).partitions
-            self._log.create(topic.replays, partitions=partitions, config=REPLAYABLE)
-            self._log.grow(topic.replays, partitions)
-
     # -- tasks: what the Assignment calls -----------------------------------------------------------------------------
 
     def open_tasks(self, tasks: Collection[TopicPartition]) -> None:
+        self.check()
         topics = {task.topic for task in tasks}
         for topic in topics:
-            self._make_replays(topic)
+            self._topics.make_replays(topic)
         batches = {v: b for v in self._tasks.views if (b := self._batch_of(v)) is not None and b.topic in topics}
         self._reader.add(self._tasks.open(tasks, batches, self._resets))
         self._batches |= batches
@@ -137,7 +119,7 @@ class Worker:
         """The newest BatchView that this worker's definition and topic can go on from."""
         definition = self.topology.views[view]
         batches = self._control.published.of(view, definition.fingerprint)
-        return next((b for b in batches if b.topic_id == self._ids[definition.topic.name]), None)
+        return next((b for b in batches if b.topic_id == self._topics.ids[definition.topic.name]), None)
 
     def give_up(self, tasks: Collection[TopicPartition]) -> None:
         if not self._closing:
@@ -160,9 +142,9 @@ class Worker:
         if not self._assignment.tasks():
             return 0
         begin = time.monotonic()
-        chunks = self._reader.poll(max_records, 0.0)
+        chunks = self._read(max_records, 0.0)
         if not chunks and timeout:
-            chunks = self._reader.poll(max_records, timeout)
+            chunks = self._read(max_records, timeout)
             begin = time.monotonic()
         for chunk in chunks:
             self._intake.take(chunk)
@@ -172,6 +154,17 @@ class Worker:
         read = sum(map(len, chunks))
         self.counters.events += read
         return read
+
+    def _read(self, max_records: int, timeout: float) -> list[Chunk]:
+        try:
+            return self._reader.poll(max_records, timeout)
+        except (OffsetOutOfRange, TopicMissing) as error:
+            self.check()  # a topic made anew has other offsets: that is the reason to be told
+            raise type(error)(f"{error}. {RETENTION}" if isinstance(error, OffsetOutOfRange) else str(error)) from error
+
+    def check(self) -> None:
+        """Are all topics still those that this worker began with? Raises TopicMissing, TopicChanged."""
+        self._topics.check()
 
     def checkpoint(self) -> None:
         """Make all that was read durable: steps 1 to 4 above."""
@@ -196,7 +189,8 @@ class Worker:
         if not changes and not self._committer.held():
             self._batches = {}
             return
-        self._check_topics()
+        # After the reading and before the transaction: what was read of a topic made anew is never counted.
+        self.check()
         self.changed = sum(map(len, changes.values()))
         self.changed_bytes = sum(len(k) + len(v or b"") for changed in changes.values() for k, v in changed)
         now = int(time.time() * 1000)
@@ -250,17 +244,6 @@ class Worker:
         asked = [answered for request, answered in self._seals.values() if request.view == view]
         return {p for p in self._tasks.views[view].segments if any(p not in answered for answered in asked)}
 
-    def _check_topics(self) -> None:
-        """Comes after the reading and before the transaction: what was read of a topic made anew is never counted."""
-        for name, known in self._ids.items():
-            found = self._log.describe(name).id
-            if found != known:
-                raise TopicChanged(
-                    f"topic {name!r} was deleted and made again while topology {self.topology.name!r} read it (id "
-                    f"{found}, it began with {known}): its offsets mean other records now. Nothing of the new topic "
-                    f"was counted. Discard the old state: `streamkit reset TOPOLOGY`, then start the worker"
-                )
-
     # -- state of things ----------------------------------------------------------------------------------------------
 
     def positions(self) -> dict[TopicPartition, int]:
@@ -286,6 +269,10 @@ class Worker:
         now = {source: end for source, end in self.ends().items() if source in self.tasks()}
         before, self._seen_ends = self._seen_ends, now
         return sum(end - before[s] for s, end in now.items()) if before.keys() == now.keys() else None
+
+    def moved(self) -> bool:
+        """Has this worker read on since its last Checkpoint, be it past control records or aborted ones only?"""
+        return self._tasks.moved()
 
     def asked(self) -> bool:
         """True where something waits for a Checkpoint and should not wait long."""

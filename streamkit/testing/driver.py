@@ -193,13 +193,16 @@ class Driver:
         self.crash(worker=worker)
         self._stores[worker] = MemoryStore()
 
-    def follow(self) -> None:
-        """A serving node on another machine follows the changelogs to their ends."""
+    def follow(self, max_records: int | None = None) -> None:
+        """A serving node on another machine follows the changelogs to their ends, or reads just so many records."""
         if self._follower is None:
             self._follower = Follower(self.log, self._changelogs, self._replica)
         self._changelogs.forget()
         there = existing(self.log, self.topology.name, self.topology.sources())
         self._follower.follow([TopicPartition(t, number) for t, count in there.items() for number in range(count)])
+        if max_records is not None:
+            self._follower.step(max_records=max_records)
+            return
         while self._follower.step():
             pass
 
