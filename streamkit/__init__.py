@@ -5,7 +5,7 @@ from streamkit.errors import StreamkitError
 from streamkit.serving.connect import connect
 from streamkit.sketch import Distinct, Quantiles
 from streamkit.top import Largest, Top
-from streamkit.topology import Topology
+from streamkit.topology import Guarantee, Topology
 from streamkit.total import Mean, Sum, Variance
 from streamkit.view import Answer, View
 from streamkit.window import Hopping, Session, Tumbling, Window
@@ -16,6 +16,7 @@ __all__ = [
     "Count",
     "Distinct",
     "First",
+    "Guarantee",
     "Hopping",
     "Largest",
     "Last",

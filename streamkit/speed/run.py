@@ -13,7 +13,7 @@ import msgspec
 
 from streamkit.changelog import unpack_mark
 from streamkit.checkpoint import MARK_KEY, position_range, source_of, task_prefix
-from streamkit.errors import Fenced, TopicMissing
+from streamkit.errors import BrokerUnreachable, Fenced, TopicMissing
 from streamkit.interval import Measured, Observation, Pacer
 from streamkit.log.base import Log
 from streamkit.record import TopicPartition
@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 _LISTEN_SECONDS = 0.05
 _LOOK_SECONDS = 0.05
 _POLL_SECONDS = 0.05
+_CHECK_SECONDS = 1.0
+_AWAY_SECONDS = 0.5
 _WARN_SECONDS = 60.0
 _BATCH = 20_000
 
@@ -32,8 +34,8 @@ _BATCH = 20_000
 class Run:
     """One worker's run: until `stop` is set, or, with `until_caught_up`, until the ends that the log had at the start.
 
-    `make` makes the Worker, and another one when it was fenced: what it had not committed is void, and the new one
-    begins at its last Checkpoint. `began` is when this process did (`time.monotonic`). `on_checkpoint` is called after
+    `make` makes the Worker, and another one when it was fenced, or when the broker had gone away and is back: what it
+    had not committed is void, and the new one begins at its last Checkpoint. `began` is when this process did (`time.monotonic`). `on_checkpoint` is called after
     each Checkpoint, `on_turn` some times a second.
     """
 
@@ -51,7 +53,7 @@ class Run:
         self._make, self._pacer, self._stop, self._ends = make, pacer, stop, until_caught_up
         self._on_checkpoint, self._on_turn = on_checkpoint, on_turn
         self._began = began
-        self._started = False
+        self._made = self._started = False
         self._warned = float("-inf")
         self._looked = 0.0
 
@@ -71,19 +73,26 @@ class Run:
                 gc.enable()
 
     def _is_over(self) -> bool:
-        """Work until the end; False where the worker was fenced."""
-        with closing(self._make()) as worker:
-            try:
-                self._loop(worker)
-                self._checkpoint(worker, 0.0, 0, 0.0)
-            except Fenced as fenced:
-                logger.warning("%s", fenced)
-                return False
+        """Work until the end; False where the worker was fenced, or the broker went away, and it is to begin again."""
+        try:
+            with closing(self._make()) as worker:
+                self._made = True
+                try:
+                    self._loop(worker)
+                    self._checkpoint(worker, 0.0, 0, 0.0)
+                except Fenced as fenced:
+                    logger.warning("%s", fenced)
+                    return False
+        except BrokerUnreachable as away:
+            if not self._made:  # a wrong address is told at once
+                raise
+            logger.warning("%s; still trying", away)
+            return self._stop.wait(_AWAY_SECONDS)
         return True
 
     def _loop(self, worker: Worker) -> None:
         last = time.monotonic()
-        listened, records = last, 0
+        listened, checked, records = last, last, 0
         while not self._stop.is_set() and not self._done(worker):
             records += worker.step(_BATCH, _POLL_SECONDS)
             now = time.monotonic()
@@ -95,7 +104,10 @@ class Run:
                 worker.listen()
                 self._on_turn(worker)
                 listened = now
-            if worker.asked() or (records and self._pacer.due(now - last, records)):
+            if now - checked >= _CHECK_SECONDS:
+                worker.check()  # no record tells that its topic was deleted, nor does the group
+                checked = now
+            if worker.asked() or ((records or worker.moved()) and self._pacer.due(now - last, records)):
                 self._checkpoint(worker, now - last, records, worker.take_busy())
                 last, records = time.monotonic(), 0
 

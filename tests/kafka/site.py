@@ -8,6 +8,8 @@ import random
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -67,6 +69,30 @@ class Site:
             for _ in range(rubbish):
                 writer.send(self.topic, b'{"campaign": 7}', key=b"u1")
             writer.flush()
+
+    @contextmanager
+    def load(self, per_second: int = 1_000) -> Iterator[None]:
+        """Clicks keep coming."""
+        stop, topic = threading.Event(), self.app.topics[self.topic]
+
+        def send() -> None:
+            with closing(self.log.writer()) as writer:
+                begin, sent = time.monotonic(), 0
+                while not stop.wait(0.02):
+                    due = int((time.monotonic() - begin) * per_second)
+                    for number in range(sent, due):
+                        click = Click(f"c{number % 20}", f"u{number % 50}", number % 500, number)
+                        writer.send(self.topic, topic.encode(click), key=topic.key_of(click))
+                    writer.flush()
+                    sent = due
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            sender.join()
 
     def environment(self) -> dict[str, str]:
         return {

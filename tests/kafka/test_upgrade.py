@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import signal
-import threading
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,7 +11,7 @@ from streamkit.serving.connect import open_serving
 from streamkit.serving.merge import Serving
 from streamkit.topology import load_topology
 from tests.kafka.site import Site, wait_for
-from tests.life.app import Click, answers, expected
+from tests.life.app import answers, expected
 from tests.life.oracle import events_before
 
 FIRST = """
@@ -38,29 +35,6 @@ def app(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     file = tmp_path / "app.py"
     file.write_text(FIRST)
     return file
-
-
-@contextmanager
-def load(site: Site) -> Iterator[None]:
-    """Clicks keep coming."""
-    stop, topic = threading.Event(), site.app.topics[site.topic]
-
-    def send() -> None:
-        with closing(site.log.writer()) as writer:
-            number = 0
-            while not stop.wait(0.02):
-                for number in range(number, number + 20):  # noqa: B020
-                    click = Click(f"c{number % 20}", f"u{number % 50}", number % 500, number)
-                    writer.send(site.topic, topic.encode(click), key=topic.key_of(click))
-                writer.flush()
-
-    sender = threading.Thread(target=send)
-    sender.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        sender.join()
 
 
 def version_of_answers(site: Site, serving: Serving) -> int:
@@ -87,7 +61,7 @@ def test_readers_are_switched_in_one_step_under_load_and_back_again(site: Site, 
     topology = load_topology(str(app))
     with (
         site.running("worker", str(app), *FAST) as worker,
-        load(site),
+        site.load(),
         open_serving(topology, site.log, site.data) as serving,
     ):
         wait_for(lambda: bool(serving.segments(topology.views["total"])), worker)

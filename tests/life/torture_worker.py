@@ -8,6 +8,7 @@ must wake it; `slow before store.write 200` makes it wait 200 ms each time.
 
 from __future__ import annotations
 
+import faulthandler
 import itertools
 import os
 import signal
@@ -88,7 +89,9 @@ def suffer(action: str, when: str, point: str, number: int) -> None:
 
 
 def main() -> None:
-    committer.Producer = Producer  # type: ignore[misc]
+    """SIGUSR1 makes it say where each of its threads is."""
+    faulthandler.register(signal.SIGUSR1)
+    vars(committer)["Producer"] = Producer
     told = os.environ.pop("TORTURE", "")
     if told:
         action, when, point, number = told.split()

@@ -29,6 +29,8 @@ APP = ROOT / "tests" / "life" / "torture_app.py"
 PATIENCE = 90.0
 OUTAGE = 20.0
 """Seconds after a broker's fault in which a process may leave because none answered when it started."""
+MOST_COMPLAINTS = 4
+"""Processes may leave without being told to so often in a schedule: they are started again, as a supervisor does."""
 _TICK = 0.05
 
 
@@ -138,7 +140,9 @@ class World:
         deadline = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > deadline:
-                raise Difference(f"{what}: not after {seconds:g} s; {self.near.where()}; {self.far.where()}")
+                stacks = "".join(map(_where, [*self.workers, *self.others]))
+                askers = "; ".join(asker.where() for asker in (self.near, self.far))
+                raise Difference(f"{what}: not after {seconds:g} s; {askers}{stacks}")
             self.tick()
             time.sleep(_TICK)
 
@@ -160,13 +164,15 @@ class World:
         status, words = one.process.returncode, one.words()
         if found := re.search(r"([1-9][\d,]*) differences to the speed layer", words):
             raise Difference(f"{one.label}: {found[0]}\n{words}")
-        if status in (0, -signal.SIGKILL):
+        if status in (0, -signal.SIGKILL, -signal.SIGTERM):  # by SIGTERM: it had hardly begun
             return
         no_broker = "no Kafka broker answers" in words and time.monotonic() - self._outage < OUTAGE
         kind = "no broker" if no_broker else "torn copy" if one.torn else "complaint"
         self.counts[f"left: {kind}"] += 1
         if kind == "complaint":
-            self.complaints.append(f"{one.label} left with {status}:\n{words[-3000:]}")
+            self.complaints.append(f"{one.label} left with {status}:\n{words[-2000:]}")
+            if len(self.complaints) > MOST_COMPLAINTS:
+                raise Difference(f"processes leave again and again, the last one, {self.complaints[-1]}")
 
     # -- processes ----------------------------------------------------------------------------------------------------
 
@@ -306,6 +312,14 @@ class World:
             if self.site.name in topic:
                 self.site.log.delete(topic)
         shutil.rmtree(self.site.folder)
+
+
+def _where(one: Process) -> str:
+    """What a process says last: its threads' stacks."""
+    one.process.send_signal(signal.SIGUSR1)
+    with suppress(subprocess.TimeoutExpired):
+        one.process.wait(1.0)
+    return f"\n--- {one.label} (pid {one.process.pid}):\n{one.words()[-4000:]}"
 
 
 def make_world(broker: EmbeddedBroker, brokers: str, folder: Path, name: str, seed: str, rate: int) -> World:

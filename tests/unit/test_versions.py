@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import polars as pl
 import pytest
 from openapi_spec_validator import validate
@@ -182,7 +185,7 @@ def test_what_cannot_be_switched_is_said(view: str, promoted: str | None, back: 
 
 def test_differences_are_counted_slot_by_slot(driver: Driver) -> None:
     old, new = (driver.topology.views[name] for name in ("spend", "spend@2"))
-    driver.send(old.topic, Click("free", "u9", 0, 0), Click("dear", "u9", 9, 0))
+    driver.send(old.topic, Click("0", "u9", 0, 0), Click("dear", "u9", 9, 0))
     driver.catch_up()
     a, b = driver.serving.seams((old, new))
     found = differences(driver.serving, old, new, (a, b))
@@ -195,23 +198,37 @@ def test_differences_are_counted_slot_by_slot(driver: Driver) -> None:
     assert (back.same, back.changed, back.only_old, back.only_new) == (1, 2, 0, 1)
 
 
-class Reading(Click):
-    ratio: float = 0.0
+class Reading(msgspec.Struct):
+    sensor: str
+    ratio: float
+
+
+class MessagePack:
+    """JSON has no NaN."""
+
+    name = "msgpack"
+
+    def decoder(self, type_: Any) -> Callable[[bytes], Any]:
+        return msgspec.msgpack.Decoder(type_).decode
+
+    def encoder(self, type_: Any) -> Callable[[Any], bytes]:
+        del type_
+        return msgspec.msgpack.encode
 
 
 def test_a_nan_is_no_difference() -> None:
     app = sk.Topology("nan")
-    readings = app.topic("readings", value=Reading, partitions=1)
+    readings = app.topic("readings", value=Reading, partitions=1, codec=MessagePack())
     for version in (1, 2):
-        app.view("sum", readings, key="user", aggregates={"ratio": sk.Sum("ratio")}, version=version)
+        app.view("sum", readings, key="sensor", aggregates={"ratio": sk.Sum("ratio")}, version=version)
     with Driver(app) as driver:
-        driver.send_bytes(readings, b'{"campaign":"c","user":"u","cents":1,"at":1,"ratio":1e308}')
-        driver.send_bytes(readings, b'{"campaign":"c","user":"u","cents":1,"at":1,"ratio":-1e308}')
+        driver.send(readings, Reading("s", math.nan))
         driver.catch_up()
         old, new = app.views["sum"], app.views["sum@2"]
         a, b = driver.serving.seams((old, new))
         found = differences(driver.serving, old, new, (a, b))
         assert (found.same, found.changed) == (1, 0)
+        assert math.isnan(driver.ask(old, "s").value["ratio"])
 
 
 # -- over HTTP --------------------------------------------------------------------------------------------------------
@@ -308,8 +325,9 @@ def test_readers_look_past_a_store_of_another_format(driver: Driver) -> None:
 def test_a_replica_of_another_format_is_refused_and_let_go(driver: Driver, tmp_path: Path) -> None:
     with closing(RocksStore.open(tmp_path)) as store:
         with_format(store, FORMAT_VERSION + 1)
-    with pytest.raises(StateError, match=f"replica of topology 'ads' in .* has format {FORMAT_VERSION + 1}"):
+    with pytest.raises(StateError) as refused:
         Replica(driver.topology, driver.log, tmp_path)
+    assert f"replica of topology 'ads' in {tmp_path} has format {FORMAT_VERSION + 1}" in str(refused.value)
     with closing(RocksStore.open(tmp_path)) as store:
         with_format(store, FORMAT_VERSION)
     with closing(Replica(driver.topology, driver.log, tmp_path)) as replica:

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple, NoReturn
 
@@ -72,10 +72,16 @@ class _Sender:
             except BufferError:
                 self.producer.poll(0.1)  # woken by each record that is done
             except KafkaException as failure:
+                if failure.args[0].code() == KafkaError._UNKNOWN_PARTITION and number in self._partitions(topic):
+                    continue
                 self._note(topic, failure.args[0])
                 raise
             else:
                 return
+
+    def _partitions(self, topic: str) -> Collection[int]:
+        """Those that there are now; this producer, which asks every 5 minutes, knows them from here on, too."""
+        return self.producer.list_topics(topic, timeout=CALL_SECONDS).topics[topic].partitions
 
     def send_changes(self, changes: Changes) -> None:
         """Queue changelog records; a callback for the last one of each partition tells where it ends."""

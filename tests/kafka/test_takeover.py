@@ -1,0 +1,156 @@
+"""A worker that takes tasks over while the Checkpoint of the one before is not decided: it waits, and counts once."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from streamkit.changelog import position_of
+from streamkit.checkpoint import changelog_topic
+from streamkit.record import TopicPartition
+from streamkit.speed.worker import group_of
+from streamkit.store.rocksdb import RocksReader
+from tests.kafka.site import APP, Site, wait_for
+
+FAST = ("--checkpoint", "50ms")
+SENT_OFFSETS = "after committer.offsets 3"
+"""The third Checkpoint is on the log, its offsets are accepted, and it is not committed."""
+
+
+@contextmanager
+def faulty_worker(site: Site, fault: str) -> Iterator[subprocess.Popen[str]]:
+    """A worker that kills or stops itself at a named point: see `tests/life/torture_worker.py`."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.life.torture_worker", "worker", str(APP), *FAST],
+        # Long enough for another to have joined and to wait, however busy the machine is.
+        env={**site.environment(), "TORTURE": fault, "STREAMKIT_CLIENT_TRANSACTION_TIMEOUT_MS": "20000"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate(timeout=30)
+
+
+@pytest.fixture
+def elsewhere(site: Site, tmp_path: Path) -> Site:
+    """The same application on another machine: with a data folder, and a transactional id, of its own."""
+    return dataclasses.replace(site, folder=tmp_path / "elsewhere")
+
+
+def send_until_it_suffers(site: Site, process: subprocess.Popen[str]) -> None:
+    """Checkpoints are made while records come; the fault is at one of them."""
+    options = os.WSTOPPED | os.WEXITED | os.WNOWAIT | os.WNOHANG
+    while os.waitid(os.P_PID, process.pid, options) is None:
+        site.send(20)
+
+
+def undecided(site: Site) -> bool:
+    """Is there an open transaction on the changelog?"""
+    name = changelog_topic(site.name, site.topic)
+    return site.log.ends(name) != site.log.ends(name, committed=False)
+
+
+def hear(process: subprocess.Popen[str], words: str) -> str:
+    """Read what a worker says up to a line with these words."""
+    assert process.stderr is not None
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if words in line:
+            return line
+    raise AssertionError(f"the worker ended without {words!r}; it said {said}")
+
+
+def check(site: Site) -> None:
+    """Everything once: Answers of every View, and the agents' outputs."""
+    site.command("worker", "--until-caught-up", "--quiet")
+    with site.serving() as serving:
+        assert site.check(serving, offsets=site.log.ends(site.topic)) > 100
+    sent = [json.loads(value) for _, _, value in site.records(f"{site.topic}.alerts")]
+    assert Counter((alert["campaign"], alert["seen"]) for alert in sent) == due(site)
+
+
+def due(site: Site) -> Counter[tuple[str, int]]:
+    """The alerts that a plain loop gives; two users may have the same."""
+    seen, alerts = Counter[str](), Counter[tuple[str, int]]()
+    for _, _, value in site.records():
+        click = json.loads(value)
+        seen[click["user"]] += 1
+        if seen[click["user"]] % 3 == 0:
+            alerts[click["campaign"], seen[click["user"]]] += 1
+    return alerts
+
+
+def test_a_stopped_workers_commit_is_waited_for(site: Site, elsewhere: Site) -> None:
+    """The old worker commits after its tasks were given to another: what it counts, the other one must not.
+
+    Restored without that commit the new one would read the same records, and count them beside it.
+    """
+    site.send(3_000)
+    with faulty_worker(site, f"stop {SENT_OFFSETS}") as old:
+        send_until_it_suffers(site, old)
+        assert undecided(site)
+        with elsewhere.worker(*FAST) as new:
+            hear(new, "restoring 3 partitions")
+            (owned,) = site.log.members(group_of(site.name)).values()
+            assert len(owned) == 3, "the stopped worker is no member any more, and the new one has all"
+            assert undecided(site), "the transaction has timed out: this machine is too slow for the test"
+            before = site.log.group_offsets(group_of(site.name))
+            old.send_signal(signal.SIGCONT)
+            hear(new, "partitions of this worker")
+            assert not undecided(site)
+            assert sum(site.log.group_offsets(group_of(site.name)).values()) > sum(before.values()), "it was committed"
+            old.kill()
+            ends = sum(site.log.ends(site.topic).values())
+            wait_for(lambda: elsewhere.checkpointed() >= ends, new)
+            new.send_signal(signal.SIGTERM)
+            assert new.wait(30) == 0
+    check(elsewhere)
+
+
+def test_a_killed_workers_transaction_is_waited_for_until_it_is_aborted(site: Site, elsewhere: Site) -> None:
+    site.send(3_000)
+    with faulty_worker(site, f"kill {SENT_OFFSETS}") as old:
+        send_until_it_suffers(site, old)
+    assert undecided(site)
+    with elsewhere.worker(*FAST) as new:
+        hear(new, "restoring 3 partitions")
+        assert undecided(site)
+        hear(new, "partitions of this worker")
+        assert not undecided(site)
+        ends = sum(site.log.ends(site.topic).values())
+        wait_for(lambda: elsewhere.checkpointed() >= ends, new)
+        new.send_signal(signal.SIGTERM)
+        assert new.wait(30) == 0
+    check(elsewhere)
+
+
+def test_a_killed_worker_that_starts_again_ends_its_own_transaction_at_once(site: Site) -> None:
+    site.send(3_000)
+    with faulty_worker(site, f"kill {SENT_OFFSETS}") as old:
+        send_until_it_suffers(site, old)
+    assert undecided(site)
+    name = changelog_topic(site.name, site.topic)
+    aborted = site.log.ends(name, committed=False)
+    check(site)  # by its name it is the same one: the coordinator aborts what it has left open
+    (slot,) = site.data.slots()
+    store = RocksReader(slot.state)
+    for partition, end in aborted.items():
+        position = position_of(store, TopicPartition(site.topic, partition))
+        assert position is not None
+        assert position.offset > end, "what was aborted lies in the middle, and was passed"
+    store.close()
