@@ -13,12 +13,9 @@ The partitions' copies may be of different Checkpoints: each is right at its own
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import threading
 import time
-from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,33 +26,23 @@ from streamkit.checkpoint import (
     Origin,
     Segments,
     Slot,
-    key_range,
-    next_prefix,
     origin_key,
-    segment_prefix,
     segments_key,
-    slot_key,
-    slot_of,
     task_prefix,
 )
 from streamkit.control import BatchView
 from streamkit.cut import Cut
 from streamkit.errors import CutMismatch, DefinitionChanged, DefinitionError, StateMissing, StreamkitError, TopicChanged
-from streamkit.fold import Fold, State
+from streamkit.fold import State
 from streamkit.log.base import Log, TopicInfo
 from streamkit.log.control import ControlTopic
 from streamkit.record import TopicPartition
 from streamkit.serving.batches import BatchFiles
 from streamkit.serving.copies import Copies
+from streamkit.serving.parts import Parts
 from streamkit.serving.seam import Seam, furthest, meet
 from streamkit.topology import Topology
 from streamkit.view import Answer, View
-
-Pair = tuple[bytes, bytes]
-"""A Slot and a state, as they are stored."""
-
-Piece = tuple[Slot, list[tuple[Slot, State]], list[tuple[Slot, State]]]
-"""A Slot of the whole, and what batch and speed hold of it."""
 
 _unpack_segments = msgspec.msgpack.Decoder(Segments).decode
 _unpack_origin = msgspec.msgpack.Decoder(Origin).decode
@@ -83,8 +70,7 @@ class Serving:
         self._topology = topology
         self.copies = copies
         self._control = ControlTopic(log, topology.name)
-        self._files = BatchFiles(batch_folder)
-        self._folds: dict[str, Fold] = {}
+        self._parts = Parts(BatchFiles(batch_folder), copies)
         self._topics: dict[str, TopicInfo] = {}
         self._ends: dict[str, Mapping[int, int]] = {}
         self._seams: dict[View, Seam] = {}
@@ -132,8 +118,8 @@ class Serving:
         with self._lock:
             seam = self._look(view)
             wanted = _wanted(view, window)
-            batch, speed = self._of_key(view, seam, key, wanted)
-            fold = self._fold(view)
+            batch, speed = self._parts.of_key(view, seam, key, wanted)
+            fold = self._parts.fold(view)
             slot = _pick(fold.merge_slots([*batch, *speed]), key, wanted, window)
             lag = self._lag(seam.cut)
             return self._answer(view, seam, lag, slot, _within(batch, slot), _within(speed, slot))
@@ -157,7 +143,7 @@ class Serving:
         with self._lock:
             seam = self._look(view)
             lag = self._lag(seam.cut)
-            pieces = self._pieces(view, seam, key, after)
+            pieces = self._parts.pieces(view, seam, key, after)
         # Outside the lock: what is read was opened under it, so nobody waits for a long scan.
         within = (p for p in pieces if not view.windowed or _overlaps(p[0], start, end))
         return Page(seam, lag, (self._answer(view, seam, lag, *piece) for piece in within))
@@ -180,8 +166,8 @@ class Serving:
 
     def merged(self, view: View, seam: Seam) -> Iterator[tuple[Slot, State]]:
         """All states at the Seam's Cut, in order of their keys' bytes."""
-        fold = self._fold(view)
-        for slot, batch, speed in self._pieces(view, seam):
+        fold = self._parts.fold(view)
+        for slot, batch, speed in self._parts.pieces(view, seam):
             state = fold.merge_all(s for _, s in [*batch, *speed])
             assert state is not None
             yield slot, state
@@ -308,75 +294,6 @@ class Serving:
             self._ends[cut.topic] = self._log.ends(cut.topic)
         return sum(max(0, end - cut.offsets.get(p, 0)) for p, end in self._ends[cut.topic].items())
 
-    # -- parts --------------------------------------------------------------------------------------------------------
-
-    def _of_key(
-        self, view: View, seam: Seam, key: tuple[Any, ...], wanted: Sequence[tuple[int, int]] | None
-    ) -> tuple[list[tuple[Slot, State]], list[tuple[Slot, State]]]:
-        load = self._fold(view).load
-        if wanted is None:
-            batch = self._files.of_key(seam.batch, key) if seam.batch else iter(())
-            speed: Iterator[Pair] = itertools.chain.from_iterable(self._speed(view, seam, key))
-        else:
-            slots = [slot_key(Slot(key, *span)) for span in wanted]
-            batch = self._files.exactly(seam.batch, slots) if seam.batch else iter(())
-            speed = self._exactly(view, seam, slots)
-        return [(slot_of(s), load(v)) for s, v in batch], [(slot_of(s), load(v)) for s, v in speed]
-
-    def _exactly(self, view: View, seam: Seam, slots: list[bytes]) -> Iterator[Pair]:
-        for partition, spans in seam.segments.items():
-            task = TopicPartition(view.topic.name, partition)
-            prefixes = [task_prefix(task) + segment_prefix(view.name, start) for start, _ in spans]
-            keys = [(slot, prefix + slot) for prefix in prefixes for slot in slots]
-            copy = self.copies.of(task) if keys else None
-            found = copy.get([at for _, at in keys]) if copy is not None else []
-            yield from ((slot, state) for (slot, _), state in zip(keys, found, strict=True) if state is not None)
-
-    def _speed(
-        self, view: View, seam: Seam, key: tuple[Any, ...] | None, begin: bytes = b""
-    ) -> Iterator[Iterator[Pair]]:
-        """Slots and states of each Segment from `begin` on, in order within it."""
-        for partition, spans in seam.segments.items():
-            task = TopicPartition(view.topic.name, partition)
-            for start, _ in spans:
-                copy = self.copies.of(task)
-                assert copy is not None
-                prefix = task_prefix(task) + segment_prefix(view.name, start)
-                first, end = (prefix, next_prefix(prefix)) if key is None else key_range(prefix, key)
-                yield _strip(len(prefix), copy.scan(min(max(first, prefix + begin), end), end))
-
-    def _pieces(
-        self, view: View, seam: Seam, key: tuple[Any, ...] | None = None, after: Slot | None = None
-    ) -> Iterator[Piece]:
-        """Each Slot of the whole, after one, with what batch and speed hold of it. Opens all that it will read."""
-        begin = b""
-        if after is not None:
-            # A session may have begun in any Slot of its key before this one.
-            begin = slot_key(after)[:-16] if view.window.merges else slot_key(after) + b"\0"
-        of_batch: Iterable[Pair] = ()
-        if seam.batch is not None:
-            of_batch = self._files.all(seam.batch, begin) if key is None else self._files.of_key(seam.batch, key, begin)
-        tagged = [((slot, 0, state) for slot, state in of_batch)]
-        tagged += [((slot, 1, state) for slot, state in part) for part in self._speed(view, seam, key, begin)]
-        pieces = self._join(view, heapq.merge(*tagged))
-        if after is None or not view.window.merges:
-            return pieces
-        return (p for p in pieces if p[0].key != after.key or p[0].start > after.start)
-
-    def _join(self, view: View, tagged: Iterable[tuple[bytes, int, bytes]]) -> Iterator[Piece]:
-        """Sorted parts, merged one Slot at a time; sessions one key at a time, as only then is it known which join."""
-        fold = self._fold(view)
-        same = slice(-16) if view.window.merges else slice(None)
-        for _, group in itertools.groupby(tagged, key=lambda item: item[0][same]):
-            parts = [(layer, slot_of(slot), fold.load(state)) for slot, layer, state in group]
-            begin = 0
-            for slot in sorted(fold.merge_slots((s, state) for _, s, state in parts)):
-                # Parts and wholes are in order, so each part is looked at once: a key may have a million.
-                end = bisect_left(parts, max(slot.end, slot.start + 1), begin + 1, key=lambda part: part[1].start)
-                mine, begin = parts[begin:end], end
-                batch, speed = ([(s, state) for layer, s, state in mine if layer == n] for n in (0, 1))
-                yield slot, batch, speed
-
     def _answer(
         self,
         view: View,
@@ -386,7 +303,7 @@ class Serving:
         batch: list[tuple[Slot, State]],
         speed: list[tuple[Slot, State]],
     ) -> Answer:
-        fold = self._fold(view)
+        fold = self._parts.fold(view)
         parts = [fold.merge_all(state for _, state in part) for part in (batch, speed)]
         whole = fold.merge_all(p for p in parts if p is not None)
         state = fold.zero() if whole is None else whole
@@ -402,15 +319,6 @@ class Serving:
             errors=fold.bounds(state),
             as_of=seam.as_of,
         )
-
-    def _fold(self, view: View) -> Fold:
-        if view.name not in self._folds:
-            self._folds[view.name] = Fold(view)
-        return self._folds[view.name]
-
-
-def _strip(length: int, pairs: Iterator[Pair]) -> Iterator[Pair]:
-    return ((at[length:], state) for at, state in pairs)
 
 
 def _wanted(view: View, window: int | tuple[int, int] | None) -> list[tuple[int, int]] | None:
