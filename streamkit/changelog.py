@@ -94,6 +94,14 @@ class Changelogs:
             self._ids[topic] = self._log.describe(changelog_topic(self._topology, topic)).id
         return self._ids[topic]
 
+    def renew(self) -> None:
+        """As `forget`, at once: raises before anything has changed."""
+        ids = {}
+        for topic in self._ids:
+            with suppress(TopicMissing):
+                ids[topic] = self._log.describe(changelog_topic(self._topology, topic)).id
+        self._ids = ids
+
     def forget(self) -> None:
         """Ask the broker anew: a reset makes changelogs with other ids."""
         self._ids = {}
@@ -203,7 +211,7 @@ class Follower:
         its offsets in its transaction, is stopped for ten seconds before it commits, loses the partition; the new one
         restores what is committed and counts on; the old one wakes, and commits the same records a second time.
         """
-        fresh = [task for task in tasks if task not in self._copies]
+        fresh = [task for task in tasks if task not in self._copies or self._is_outdated(task)]
         if not any(copy.position.whole is False for copy in self._copies.values()):
             self._began = time.monotonic()
         starts: dict[TopicPartition, int] = {}
@@ -216,6 +224,10 @@ class Follower:
         self._reader.add(starts)
         for task in fresh:
             self._reach(task, self._copies[task], {}, self._copies[task].position.offset)
+
+    def _is_outdated(self, task: TopicPartition) -> bool:
+        """Was the changelog made anew, by a reset, since this copy follows it?"""
+        return self._copies[task].position.changelog_id != self._changelogs.id(task.topic)
 
     def _position(self, task: TopicPartition) -> Position:
         changelog_id = self._changelogs.id(task.topic)

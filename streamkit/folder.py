@@ -43,7 +43,9 @@ class Slot:
         """Tells this worker from every other; stays the same when it starts again, so that Kafka can tell, too."""
         file = self.path / "name"
         if not file.exists():
-            file.write_text(f"{socket.gethostname()}-{self.path.name}-{uuid.uuid4().hex[:8]}")
+            new = file.with_suffix(".new")  # a disk that is full leaves an empty file, and no two may have one name
+            new.write_text(f"{socket.gethostname()}-{self.path.name}-{uuid.uuid4().hex[:8]}")
+            new.replace(file)
         return file.read_text().strip()
 
     def runs(self) -> bool:

@@ -30,8 +30,9 @@ class Answer:
 
     `value`, `batch` and `speed` map the Aggregates' names to results: of the whole, of the BatchView's part, and of
     the Segments after it (None where that layer holds nothing of the key). `window` is `(start, end)` in milliseconds,
-    end exclusive, None where the View has no windows. `lag` counts the records on the log that are not in the answer;
-    `as_of` is when the newest Checkpoint or BatchView in it was made, in milliseconds since the epoch.
+    end exclusive, None where the View has no windows. `lag` counts the records on the log that are not in the answer,
+    None while the broker is away: then nobody knows, and what was there before it went is answered. `as_of` is when the
+    newest Checkpoint or BatchView in it was made, in milliseconds since the epoch.
     `errors` holds the bounds of the Aggregates that are sketches. `found` is False where no record had the key.
     """
 
@@ -40,7 +41,7 @@ class Answer:
     window: tuple[int, int] | None
     value: Mapping[str, Any]
     cut: Cut
-    lag: int
+    lag: int | None
     batch: Mapping[str, Any] | None = None
     speed: Mapping[str, Any] | None = None
     errors: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)

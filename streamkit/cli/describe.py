@@ -9,6 +9,7 @@ import typer
 from rich.tree import Tree
 
 from streamkit.cli.options import TOPOLOGY, load, out
+from streamkit.interval import show_seconds
 from streamkit.topology import Topology
 from streamkit.view import View
 
@@ -29,7 +30,7 @@ def describe(
 
 
 def tree(topology: Topology) -> Tree:
-    root = Tree(f"topology [bold]{topology.name}[/bold]")
+    root = Tree(f"topology [bold]{topology.name}[/bold]: {_promises(topology)}")
     for topic in topology.topics.values():
         key = f", key {topic.key}" if topic.key else ""
         time = topic.timestamp or "the record's timestamp"
@@ -45,6 +46,18 @@ def tree(topology: Topology) -> Tree:
     for table in topology.tables.values():
         root.add(f"table [bold]{table.name}[/bold]")
     return root
+
+
+def _promises(topology: Topology) -> str:
+    """
+    >>> _promises(Topology("ads", recovery="5s", standbys=1))
+    'exactly once, standbys 1, recovery 5 s'
+    """
+    pace = topology.pace
+    asked = {"recovery": pace.recovery, "freshness": pace.freshness, "a Checkpoint every": pace.fixed}
+    paces = [f"{name} {show_seconds(seconds)}" for name, seconds in asked.items() if seconds is not None]
+    standbys = [f"standbys {topology.standbys}"] if topology.standbys else []
+    return ", ".join([topology.guarantee.replace("_", " "), *standbys, *paces])
 
 
 def _add_view(branch: Tree, view: View) -> None:

@@ -115,7 +115,8 @@ def footer(page: Page) -> str:
     seam = page.seam
     records = sum(end - start for spans in seam.segments.values() for start, end in spans)
     batch = f"BatchView {seam.batch.id}" if seam.batch else "no BatchView"
-    behind = f"lag {page.lag:,} records" + (f" since {iso_time(seam.as_of)}" if page.lag else "")
+    lag = "lag unknown, as the broker is away," if page.lag is None else f"lag {page.lag:,} records"
+    behind = lag if page.lag == 0 else f"{lag} since {iso_time(seam.as_of)}"
     return f"exact at {seam.cut}, {behind}; {batch} + {records:,} records of Segments"
 
 

@@ -67,7 +67,10 @@ class Writer(Protocol):
         """
 
     def flush(self) -> None:
-        """Return when every record sent is on the log; raises DeliveryFailed for the first that is not."""
+        """Return when every record sent is on the log; raises for the first that is not.
+
+        DeliveryFailed where it was refused, BrokerUnreachable where nobody took it in a minute.
+        """
 
     def close(self) -> None: ...
 

@@ -78,6 +78,8 @@ FENCED = frozenset({
     "UNKNOWN_MEMBER_ID", "FENCED_MEMBER_EPOCH", "FENCED_INSTANCE_ID", "GROUP_ID_NOT_FOUND",
 })  # fmt: skip
 """Another process has the transactional id, the coordinator gave the transaction up, or the member is one no more."""
+TIMED_OUT = "_MSG_TIMED_OUT"
+"""A record was not on the log within `message.timeout.ms`: nobody was there to take it."""
 PURGED = frozenset({"_PURGE_QUEUE", "_PURGE_INFLIGHT"})
 REFUSED = frozenset({"_AUTHENTICATION", "SASL_AUTHENTICATION_FAILED", "_SSL"})
 

@@ -42,11 +42,13 @@ class ControlTopic:
         return messages
 
     def catch_up(self) -> list[Message]:
-        """All messages up to the topic's end as it is now."""
+        """All messages up to the topic's end as it is now. Raises BrokerUnreachable."""
         end = self._log.ends(self._source.topic)[0]
         messages: list[Message] = []
-        while self._reader.positions()[self._source] < end:
+        while (before := self._reader.positions()[self._source]) < end:
             messages += self.poll(0.5)
+            if self._reader.positions()[self._source] == before:
+                self._log.ends(self._source.topic)  # a Reader waits for a broker that is away; this raises
         return messages
 
     def close(self) -> None:

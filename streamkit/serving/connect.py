@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from streamkit.changelog import Changelogs, Restoring, existing
+from streamkit.errors import StateLocked
 from streamkit.folder import DataFolder
 from streamkit.log.base import Log
 from streamkit.log.kafka import KafkaLog
@@ -17,6 +19,8 @@ from streamkit.serving.replica import Replica, catch_up_once
 from streamkit.settings import Connection
 from streamkit.topology import Topology
 from streamkit.view import Answer, View
+
+_PATIENCE = 1.0
 
 
 @contextmanager
@@ -55,19 +59,21 @@ def open_serving(
 ) -> Iterator[Serving]:
     """As `connect`, on a log that is open.
 
-    Read are the copies of the tasks in the data folder: of the workers there, dead or alive. Where some task has none,
-    the changelogs are followed to their ends first, into a copy of this reader's own. With `follow` they are followed
-    for as long as the context lasts, so that Answers move on whatever becomes of this machine's workers.
+    Read are the copies of the tasks in the data folder: of the workers there, dead or alive. Where some task has none
+    that is up to date, the changelogs are followed to their ends first, into a copy of this reader's own. With `follow`
+    they are followed for as long as the context lasts, so that Answers move on whatever becomes of the workers here.
     """
     with ExitStack() as closers:
         stores = LocalStores(folder.stores)
         closers.callback(stores.close)
-        copies = Copies(Changelogs(log, topology.name), stores)
+        changelogs = Changelogs(log, topology.name)
+        copies = Copies(changelogs, stores)
         if follow:
-            replica = Replica(topology, log, folder.replica)
-            closers.callback(replica.close)
-            replica.start()
-        elif not _is_here(topology, log, copies):
+            with suppress(StateLocked):  # another reader on this folder follows already, for both
+                replica = Replica(topology, log, folder.replica)
+                closers.callback(replica.close)
+                replica.start()
+        elif not _are_here(topology, log, changelogs, copies):
             catch_up_once(topology, log, folder.replica, on_progress)
         serving = Serving(log, topology, folder.batch, copies, stale_seconds=stale_seconds)
         closers.callback(serving.close)
@@ -77,11 +83,24 @@ def open_serving(
         yield serving
 
 
-def _is_here(topology: Topology, log: Log, copies: Copies) -> bool:
-    """Is there a copy of every task in the data folder?"""
-    copies.refresh()
+def _are_here(topology: Topology, log: Log, changelogs: Changelogs, copies: Copies) -> bool:
+    """Are the copies in the data folder where the changelogs end now?
+
+    A worker writes its store a moment after the changelogs; a copy that has not come up after a second is one that
+    nobody keeps.
+    """
     there = existing(log, topology.name, topology.sources())
-    return all(set(copies.positions(topic)) >= set(range(count)) for topic, count in there.items())
+    ends = {(topic, n): end for topic in there for n, end in changelogs.ends(topic, committed=True).items() if end}
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        copies.refresh()
+        found = {(topic, n): p.offset for topic in there for n, p in copies.positions(topic).items()}
+        # The last record of a changelog may be one of Kafka's own, which the Position does not count.
+        if all(found.get(task, 0) + 1 >= end for task, end in ends.items()):
+            return True
+        if found.keys() < ends.keys() or time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
 
 
 class InForce:

@@ -35,7 +35,7 @@ class Copies:
 
     def refresh(self) -> None:
         if time.monotonic() - self._asked > _IDS_SECONDS:
-            self._changelogs.forget()
+            self._changelogs.renew()  # first: where the broker is away, the look before stays as it is
             self._asked = time.monotonic()
         self._best = {}
         for store in filter(has_format, self._stores()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -56,10 +57,12 @@ class _Views(Collector):
                 batch = self._serving.seam(view).batch
                 if batch is not None and batch.proof is not None:
                     differences.add_metric([name], batch.proof.differences)
-                lag.add_metric([name], self._serving.lag(view))
                 exact.add_metric([name], 1)
-            except StreamkitError:  # no lag is better than a wrong one; why is in /health
+            except StreamkitError:  # why is in /health
                 exact.add_metric([name], 0)
+                continue
+            with suppress(StreamkitError):  # no lag is better than a wrong one
+                lag.add_metric([name], self._serving.lag(view))
         yield lag
         yield exact
         yield differences

@@ -71,7 +71,10 @@ class AnswerBody(Body):
         examples=[{"users": {"lower": 880, "upper": 896, "confidence": 0.95}}],
     )
     cut: CutBody
-    lag: int = Field(description="Records on the log that are not in the Answer.", examples=[0])
+    lag: int | None = Field(
+        description="Records on the log that are not in the Answer; null while the broker is away, as nobody knows.",
+        examples=[0],
+    )
     as_of: str = Field(
         description="When the newest Checkpoint or BatchView in it was made: how old it is, where `lag` is not 0.",
         examples=["2023-11-14T22:13:31.25Z"],
@@ -86,7 +89,9 @@ class PageBody(Body):
 
     view: str = Field(description="NAME@VERSION where a version after the first answers.", examples=["campaign"])
     cut: CutBody
-    lag: int = Field(description="Records on the log that are in none of these Answers.", examples=[0])
+    lag: int | None = Field(
+        description="Records on the log that are in none of these Answers; null while the broker is away.", examples=[0]
+    )
     answers: list[AnswerBody]
     next: str | None = Field(description="Give it as `after` for the page that follows; null on the last one.")
 

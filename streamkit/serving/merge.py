@@ -9,6 +9,10 @@ be short by ten records. `Segments.after` would refuse it, for want of a BatchVi
 would have to begin again.
 
 The partitions' copies may be of different Checkpoints: each is right at its own offsets, and the Cut says which.
+
+While the broker is away, Answers go on from the last look: they are as exact at their Cut as ever, and say that nobody
+knows their lag. Should the broker have gone between the two steps of a look, the copies are newer than what is known
+of the control topic: that is the other order, in which the worst is a refusal.
 """
 
 from __future__ import annotations
@@ -30,14 +34,23 @@ from streamkit.checkpoint import (
     segments_key,
     task_prefix,
 )
-from streamkit.control import BatchView
+from streamkit.control import BatchView, control_topic
 from streamkit.cut import Cut
-from streamkit.errors import CutMismatch, DefinitionChanged, DefinitionError, StateMissing, StreamkitError, TopicChanged
+from streamkit.errors import (
+    BrokerUnreachable,
+    CutMismatch,
+    DefinitionChanged,
+    DefinitionError,
+    StateMissing,
+    StreamkitError,
+    TopicChanged,
+)
 from streamkit.fold import State
 from streamkit.log.base import Log, TopicInfo
 from streamkit.log.control import ControlTopic
 from streamkit.record import TopicPartition
 from streamkit.serving.batches import BatchFiles
+from streamkit.serving.broker import Broker
 from streamkit.serving.copies import Copies
 from streamkit.serving.parts import Parts
 from streamkit.serving.seam import Seam, furthest, meet
@@ -50,10 +63,10 @@ _unpack_origin = msgspec.msgpack.Decoder(Origin).decode
 
 @dataclass(frozen=True)
 class Page:
-    """Answers at one Seam; `lag` counts the records on the log that are in none of them."""
+    """Answers at one Seam; `lag` counts the records on the log that are in none of them (None: see Answer)."""
 
     seam: Seam
-    lag: int
+    lag: int | None
     answers: Iterator[Answer]
 
 
@@ -66,13 +79,11 @@ class Serving:
     def __init__(
         self, log: Log, topology: Topology, batch_folder: Path, copies: Copies, *, stale_seconds: float = 0.0
     ) -> None:
-        self._log = log
         self._topology = topology
         self.copies = copies
         self._control = ControlTopic(log, topology.name)
         self._parts = Parts(BatchFiles(batch_folder), copies)
-        self._topics: dict[str, TopicInfo] = {}
-        self._ends: dict[str, Mapping[int, int]] = {}
+        self._broker = Broker(log, control_topic(topology.name))
         self._seams: dict[View, Seam] = {}
         self._stale_seconds = stale_seconds
         self._looked = float("-inf")
@@ -80,6 +91,7 @@ class Serving:
         self._lock = threading.RLock()
 
     def close(self) -> None:
+        self._broker.close()
         self._control.close()
 
     # -- versions -----------------------------------------------------------------------------------------------------
@@ -160,9 +172,12 @@ class Serving:
             return tuple(self._find_seam(view) for view in views)
 
     def lag(self, view: View) -> int:
-        """How many records on the log are after the Seam, and in no Answer yet."""
+        """How many records on the log are after the Seam, and in no Answer yet. Raises BrokerUnreachable."""
         with self._lock:
-            return self._lag(self._look(view).cut)
+            lag = self._lag(self._look(view).cut)
+            if lag is None and self._broker.away is not None:
+                raise self._broker.away.with_traceback(None)
+            return lag or 0
 
     def merged(self, view: View, seam: Seam) -> Iterator[tuple[Slot, State]]:
         """All states at the Seam's Cut, in order of their keys' bytes."""
@@ -218,7 +233,7 @@ class Serving:
         return max([*marks, batch.created if batch else 0])
 
     def _see(self, view: View) -> tuple[dict[int, Segments], tuple[BatchView, ...], TopicInfo]:
-        topic = self._topic(view.topic.name)
+        topic = self._broker.topic(view.topic.name)
         segments = self._segments(view, topic)
         newest = self._control.published.latest(view.name)
         batches = self._control.published.of(view.name, view.fingerprint)
@@ -242,6 +257,8 @@ class Serving:
         return segments, batches, topic
 
     def _refresh(self) -> None:
+        if not self._broker.look():
+            return
         now = time.monotonic()
         if now - self._looked < self._stale_seconds:
             if self._failed is not None:
@@ -251,13 +268,17 @@ class Serving:
             self.copies.refresh()
             self._control.catch_up()
         except StreamkitError as error:
+            self._seams.clear()
             # A broker that is away costs seconds: who waited for the lock meanwhile need not find out again.
             self._failed, self._looked = error, time.monotonic()
-            raise
-        self._ends.clear()
-        self._topics.clear()
-        self._seams.clear()
-        self._failed, self._looked = None, now
+            if not isinstance(error, BrokerUnreachable):
+                raise
+            self._broker.lose(error)
+            self._failed, self._looked = None, float("-inf")
+        else:
+            self._broker.renew()
+            self._seams.clear()
+            self._failed, self._looked = None, now
 
     def _segments(self, view: View, topic: TopicInfo) -> dict[int, Segments]:
         found = {}
@@ -284,21 +305,15 @@ class Serving:
                 f"(id {topic.id}, state {origin.topic_id}): `streamkit reset TOPOLOGY` begins anew"
             )
 
-    def _topic(self, name: str) -> TopicInfo:
-        if name not in self._topics:
-            self._topics[name] = self._log.describe(name)
-        return self._topics[name]
-
-    def _lag(self, cut: Cut) -> int:
-        if cut.topic not in self._ends:
-            self._ends[cut.topic] = self._log.ends(cut.topic)
-        return sum(max(0, end - cut.offsets.get(p, 0)) for p, end in self._ends[cut.topic].items())
+    def _lag(self, cut: Cut) -> int | None:
+        ends = self._broker.ends(cut.topic)
+        return None if ends is None else sum(max(0, end - cut.offsets.get(p, 0)) for p, end in ends.items())
 
     def _answer(
         self,
         view: View,
         seam: Seam,
-        lag: int,
+        lag: int | None,
         slot: Slot,
         batch: list[tuple[Slot, State]],
         speed: list[tuple[Slot, State]],

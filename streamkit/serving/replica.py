@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 from streamkit.changelog import Changelogs, Follower, Restoring, claim_format, existing
-from streamkit.errors import StateError, StateLocked, StreamkitError
+from streamkit.errors import BrokerUnreachable, StateError, StateLocked, StreamkitError
 from streamkit.log.base import Log
 from streamkit.record import TopicPartition
 from streamkit.store.rocksdb import RocksStore
@@ -36,7 +36,8 @@ class Replica:
         self._thread: threading.Thread | None = None
 
     def look(self) -> None:
-        """Follow what has come to be since: a first worker makes the changelogs, a topic gets more partitions."""
+        """Follow what has come to be since: workers make changelogs, topics get more partitions, a reset begins anew."""
+        self._changelogs.renew()
         there = existing(self._log, self._topology.name, self._topology.sources())
         tasks = [TopicPartition(topic, number) for topic, count in there.items() for number in range(count)]
         self._follower.follow(tasks)
@@ -74,6 +75,8 @@ class Replica:
                 if str(error) != said:
                     logger.warning("the changelogs cannot be followed now: %s", error)
                 said = str(error)
+                if not isinstance(error, BrokerUnreachable):  # a changelog is gone: another reader, for what comes
+                    self._follower.drop(self._follower.following())
                 self._stop.wait(1.0)
 
 

@@ -35,8 +35,8 @@ class Run:
     """One worker's run: until `stop` is set, or, with `until_caught_up`, until the ends that the log had at the start.
 
     `make` makes the Worker, and another one when it was fenced, or when the broker had gone away and is back: what it
-    had not committed is void, and the new one begins at its last Checkpoint. `began` is when this process did (`time.monotonic`). `on_checkpoint` is called after
-    each Checkpoint, `on_turn` some times a second.
+    had not committed is void, and the new one begins at its last Checkpoint. `began` is when this process did
+    (`time.monotonic`). `on_checkpoint` is called after each Checkpoint, `on_turn` some times a second.
     """
 
     def __init__(

@@ -26,8 +26,8 @@ REJECTED = ""
 where every View starts behind a BatchView that has skipped it."""
 
 RETENTION = (
-    "Retention has deleted records that this topology has not read: nothing is skipped in silence. Give topics that are "
-    "read retention.ms=-1; to accept the loss, begin anew at the log's start: `streamkit reset TOPOLOGY`"
+    "Retention has deleted records that this topology has not read: nothing is skipped in silence. Give topics that "
+    "are read retention.ms=-1; to accept the loss, begin anew at the log's start: `streamkit reset TOPOLOGY`"
 )
 
 Unit = tuple[str, TopicPartition]

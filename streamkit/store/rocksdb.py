@@ -55,7 +55,10 @@ class RocksStore:
         return _scan(self._db, start, end)
 
     def write(self, write: Write) -> None:
-        """Survives `kill -9`; after a power cut the last writes may be gone, as whole Writes from the end."""
+        """Survives `kill -9`; after a power cut the last writes may be gone, as whole Writes from the end.
+
+        Raises StateError where the disk does not take it, and from then on.
+        """
         batch = WriteBatch(raw_mode=True)
         # RocksDB applies a batch in its order, so the order is Write's.
         for start, end in write.ranges:
@@ -66,7 +69,13 @@ class RocksStore:
             batch.delete(key)
         for key, value in write.puts:
             batch.put(key, value)
-        self._db.write(batch)
+        try:
+            self._db.write(batch)
+        except Exception as error:
+            raise StateError(
+                f"state at {self.path} cannot be written: {error}. Nothing is lost, as the changelogs have it all: make "
+                f"room, or mend the disk, and start again; or delete this directory, and it is made anew from there"
+            ) from error
 
     def close(self) -> None:
         """Let the directory go. A scan that was begun keeps it locked until it is dropped."""

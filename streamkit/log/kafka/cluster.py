@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
-from streamkit.errors import LogError
+from streamkit.errors import BrokerUnreachable, DeliveryFailed, LogError
 from streamkit.log import client
 from streamkit.settings import Connection
 
@@ -62,6 +62,10 @@ class Cluster:
     def reach(self, about: str) -> None:
         """Raises BrokerUnreachable at once, so that nothing is begun with nobody."""
         self.ask(about, lambda: self.admin.cluster_id(timeout=REQUEST_SECONDS))
+
+    def delivery_failed(self, topic: str, error: KafkaError) -> LogError:
+        about = f"a record for topic {topic} was not taken by {self.connection.brokers}: {error.str()} ({error.name()})"
+        return (BrokerUnreachable if error.name() == client.TIMED_OUT else DeliveryFailed)(about)
 
     def error(self, failure: KafkaException | KafkaError, about: str) -> LogError:
         error: KafkaError = failure.args[0] if isinstance(failure, KafkaException) else failure

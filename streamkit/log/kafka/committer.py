@@ -13,7 +13,7 @@ from typing import NamedTuple, NoReturn
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from confluent_kafka import TopicPartition as Place
 
-from streamkit.errors import DeliveryFailed, LogError
+from streamkit.errors import LogError
 from streamkit.log import client
 from streamkit.log.base import Change, Member
 from streamkit.log.kafka.cluster import Cluster
@@ -81,7 +81,8 @@ class _Sender:
 
     def _partitions(self, topic: str) -> Collection[int]:
         """Those that there are now; this producer, which asks every 5 minutes, knows them from here on, too."""
-        return self.producer.list_topics(topic, timeout=CALL_SECONDS).topics[topic].partitions
+        known: Collection[int] = self.producer.list_topics(topic, timeout=CALL_SECONDS).topics[topic].partitions
+        return known
 
     def send_changes(self, changes: Changes) -> None:
         """Queue changelog records; a callback for the last one of each partition tells where it ends."""
@@ -115,11 +116,8 @@ class _Sender:
         failure, self.failure = self.failure, None
         return failure
 
-    def delivery_failed(self, topic: str, error: KafkaError) -> DeliveryFailed:
-        reason = f"{error.str()} ({error.name()})"
-        return DeliveryFailed(
-            f"a record for topic {topic} was not taken by {self.cluster.connection.brokers}: {reason}"
-        )
+    def delivery_failed(self, topic: str, error: KafkaError) -> LogError:
+        return self.cluster.delivery_failed(topic, error)
 
     def close(self) -> None:
         """Never raises: a producer that is done for would say so again here, and warn that it cannot abort."""

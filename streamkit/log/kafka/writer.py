@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from streamkit.errors import DeliveryFailed
+from streamkit.errors import LogError
 from streamkit.log import client
 from streamkit.log.kafka.cluster import Cluster
 from streamkit.record import Headers
@@ -15,7 +15,7 @@ class KafkaWriter:
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
-        self._failure: DeliveryFailed | None = None
+        self._failure: LogError | None = None
         required = {**client.WRITER_REQUIRED, "on_delivery": self._on_failure}
         self._producer: Producer = cluster.client(Producer, client.WRITER, required)
 
@@ -63,6 +63,4 @@ class KafkaWriter:
 
     def _refuse(self, topic: str, error: KafkaError) -> None:
         if self._failure is None:
-            brokers = self._cluster.connection.brokers
-            reason = f"{error.str()} ({error.name()})"
-            self._failure = DeliveryFailed(f"a record for topic {topic} was not taken by {brokers}: {reason}")
+            self._failure = self._cluster.delivery_failed(topic, error)
