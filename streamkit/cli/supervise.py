@@ -39,7 +39,15 @@ class _Child:
             start_new_session=True,
         )
         assert self.process.stderr is not None
-        threading.Thread(target=_say, args=(self.number, self.process.stderr), daemon=True).start()
+        self._saying = threading.Thread(target=_say, args=(self.number, self.process.stderr), daemon=True)
+        self._saying.start()
+
+    def finish(self) -> None:
+        """Its end, and all that it has said: why it ended is its last line."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self._saying.join(1.0)
 
     def ended(self) -> int | None:
         """The exit status, None while it runs."""
@@ -62,9 +70,7 @@ def supervise(workers: int) -> int:
             return _watch(children, stop)
         finally:
             for child in children:
-                if child.process.poll() is None:
-                    child.process.kill()
-                child.process.wait()
+                child.finish()
 
 
 def _watch(children: list[_Child], stop: threading.Event) -> int:

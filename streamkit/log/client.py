@@ -66,6 +66,8 @@ MOVING = COORDINATOR | {
 PASSING = UNREACHABLE | MOVING | {
     "_MSG_TIMED_OUT", "_TIMED_OUT_QUEUE", "_WAIT_COORD", "REQUEST_TIMED_OUT", "CONCURRENT_TRANSACTIONS",
     "NOT_ENOUGH_REPLICAS", "NOT_ENOUGH_REPLICAS_AFTER_APPEND",
+    # What follows a record that was given up: the ones after it have numbers that the broker does not expect.
+    "OUT_OF_ORDER_SEQUENCE_NUMBER", "UNKNOWN_PRODUCER_ID",
 }  # fmt: skip
 """What goes by while brokers restart: a transaction that failed by it is begun again."""
 STALE = frozenset({"STALE_MEMBER_EPOCH", "ILLEGAL_GENERATION"})

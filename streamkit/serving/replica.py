@@ -36,7 +36,7 @@ class Replica:
         self._thread: threading.Thread | None = None
 
     def look(self) -> None:
-        """Follow what has come to be since: workers make changelogs, topics get more partitions, a reset begins anew."""
+        """Follow what has come to be since: workers make changelogs, topics get partitions, a reset begins anew."""
         self._changelogs.renew()
         there = existing(self._log, self._topology.name, self._topology.sources())
         tasks = [TopicPartition(topic, number) for topic, count in there.items() for number in range(count)]

@@ -38,6 +38,7 @@ class RocksStore:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._failed = False
         self.path.mkdir(parents=True, exist_ok=True)
         try:
             self._db = Rdict(str(self.path), _options(block_cache=96 * MIB))
@@ -72,14 +73,16 @@ class RocksStore:
         try:
             self._db.write(batch)
         except Exception as error:
+            self._failed = True
             raise StateError(
-                f"state at {self.path} cannot be written: {error}. Nothing is lost, as the changelogs have it all: make "
-                f"room, or mend the disk, and start again; or delete this directory, and it is made anew from there"
+                f"state at {self.path} cannot be written: {error}. Nothing is lost: the changelogs have it all. Make "
+                f"room, or mend the disk, and start again; or delete this directory: it is made anew from them"
             ) from error
 
     def close(self) -> None:
         """Let the directory go. A scan that was begun keeps it locked until it is dropped."""
-        with suppress(DbClosedError):
+        # RocksDB that could not write says so once more: it was told, and nothing that was written is lost.
+        with suppress(Exception if self._failed else DbClosedError):
             self._db.close()
 
     def _unusable(self, error: Exception) -> StateError:

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import json
+import os
+import resource
+import shutil
 import signal
 import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from confluent_kafka import Producer
 
+from streamkit.broker import BrokerSettings, EmbeddedBroker
 from streamkit.checkpoint import changelog_topic
-from streamkit.errors import StateMissing, TopicChanged
+from streamkit.errors import BrokerUnreachable, StateMissing, TopicChanged
+from streamkit.serving.connect import open_serving
+from streamkit.serving.merge import Serving
 from streamkit.speed.worker import group_of
-from tests.kafka.site import APP, Site, make_site, wait_for
+from tests.kafka.site import APP, ROOT, Site, make_site, wait_for
+
+OUTAGE_SECONDS = float(os.environ.get("STREAMKIT_OUTAGE_SECONDS", "20"))
 
 
 def end_of(worker: subprocess.Popen[str]) -> str:
@@ -25,6 +39,23 @@ def end_of(worker: subprocess.Popen[str]) -> str:
 def counted(site: Site) -> bool:
     """Is everything on the log in Checkpoints?"""
     return site.checkpointed() == sum(site.log.ends(site.topic).values())
+
+
+def check_all(site: Site) -> None:
+    """Every Answer is the plain loop's, and every alert is there once."""
+    with site.serving() as serving:
+        site.check(serving, offsets=site.log.ends(site.topic))
+    seen: dict[tuple[int, str], int] = {}
+    due = []
+    for partition, _, value in site.records():
+        click = json.loads(value)
+        if click["campaign"] != 7:
+            at = partition, click["user"]
+            seen[at] = seen.get(at, 0) + 1
+            if seen[at] % 3 == 0:
+                due.append((click["campaign"], seen[at]))
+    sent = [json.loads(value) for _, _, value in site.records(f"{site.topic}.alerts")]
+    assert sorted((alert["campaign"], alert["seen"]) for alert in sent) == sorted(due)
 
 
 # -- partitions are added ---------------------------------------------------------------------------------------------
@@ -105,8 +136,9 @@ def test_a_topic_deleted_under_a_running_worker_is_named(site: Site) -> None:
         wait_for(lambda: counted(site), worker)
         site.log.delete(site.topic)
         said = end_of(worker)
-    assert f"topic {site.topic}" in said
-    assert "does not exist" in said
+    assert f"topic {site.topic!r}" in said
+    assert "was deleted" in said
+    assert "streamkit create-topics" in said
 
 
 # -- the changelog goes -----------------------------------------------------------------------------------------------
@@ -227,3 +259,171 @@ def test_aborted_records_are_not_counted_and_the_lag_becomes_0(site: Site) -> No
             send(commit)
             wait_for(lambda: serving.lag(site.view("total")) == 0, worker)
             site.check(serving, offsets=site.log.ends(site.topic))
+
+
+# -- the broker goes --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedBroker]:
+    """One to be stopped and killed."""
+    broker = EmbeddedBroker(BrokerSettings(tmp_path_factory.mktemp("broker"), port=0, heap="512m"))
+    broker.start()
+    yield broker
+    broker.stop()
+
+
+@pytest.fixture
+def own(broker: EmbeddedBroker, unique: Callable[[str], str], tmp_path: Path) -> Site:
+    """A Site on a broker of its own."""
+    return make_site(broker.start(), unique("life"), tmp_path)
+
+
+def kill(broker: EmbeddedBroker) -> None:
+    pid = broker.status().pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+
+
+def test_a_worker_goes_on_when_the_broker_is_restarted(own: Site, broker: EmbeddedBroker) -> None:
+    own.send(300)
+    with own.worker("--checkpoint", "50ms", "--quiet") as worker:
+        wait_for(lambda: counted(own), worker)
+        for end in (broker.stop, lambda: kill(broker)):
+            own.send(300)  # and the broker goes in the middle of it
+            end()
+            broker.start()
+            own.send(300, rubbish=1)
+            wait_for(lambda: counted(own), worker)
+        worker.send_signal(signal.SIGTERM)
+        _, said = worker.communicate(timeout=40)
+        assert worker.returncode == 0, said
+        assert "Traceback" not in said, said
+    check_all(own)
+
+
+def test_a_worker_and_readers_outlive_an_outage(own: Site, broker: EmbeddedBroker) -> None:
+    own.send(300)
+    total = own.view("total")
+    with (
+        own.worker("--checkpoint", "50ms", "--quiet") as worker,
+        own.serving() as reader,
+        open_serving(own.app, own.log, own.data, follow=True, stale_seconds=0.05) as follower,
+    ):
+        for serving in (reader, follower):
+            wait_for(lambda serving=serving: counted(own) and serving.lag(total) == 0, worker)  # type: ignore[misc]
+        own.send(100)
+        broker.stop()
+        ends = time.monotonic() + OUTAGE_SECONDS
+        asked = [answers_without_a_broker(own, serving) for serving in (reader, follower)]
+        while time.monotonic() < ends:
+            asked = [a + answers_without_a_broker(own, s) for a, s in zip(asked, (reader, follower), strict=True)]
+        assert min(asked) > 100  # the first one waited for a broker, the others did not
+        with pytest.raises(BrokerUnreachable):
+            reader.lag(total)
+        broker.start()
+        own.send(300)
+        wait_for(lambda: counted(own), worker)
+        for serving in (reader, follower):
+            wait_for(lambda serving=serving: next(serving.scan(total)).lag == 0, worker)  # type: ignore[misc]
+            own.check(serving, offsets=own.log.ends(own.topic))
+        worker.send_signal(signal.SIGTERM)
+        _, said = worker.communicate(timeout=40)
+        assert worker.returncode == 0, said
+    check_all(own)
+
+
+def answers_without_a_broker(site: Site, serving: Serving) -> int:
+    """Answers are exact where they say, and do not claim to know the lag; returns how many."""
+    count = 0
+    for view in site.app.views.values():
+        scanned = list(serving.scan(view))
+        assert {answer.lag for answer in scanned} == {None}
+        if not view.windowed:
+            assert sum(answer.value["clicks"] for answer in scanned) == sum(scanned[0].cut.offsets.values())
+        count += len(scanned)
+    return count
+
+
+# -- the disk is full -------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[bool]:
+    """A disk of 20 MB, where this user may mount one."""
+    mount = ["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", str(folder)]
+    mounted = shutil.which("mount") is not None and not subprocess.run(mount, capture_output=True).returncode
+    try:
+        yield mounted
+    finally:
+        if mounted:
+            subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(folder: Path) -> Path:
+    """Take all the room that there is."""
+    filler = folder / "filler"
+    with filler.open("wb", buffering=0) as file:
+        try:
+            while file.write(bytes(4096)):
+                continue
+        except OSError:
+            return filler
+    raise AssertionError("no disk is without end")
+
+
+def test_a_full_disk_stops_the_worker_and_loses_nothing(site: Site) -> None:
+    filler = None
+    with small_disk(site.folder) as mounted:
+        site.send(300)
+        with site.worker("--checkpoint", "50ms", "--quiet") as worker:
+            wait_for(lambda: counted(site), worker)
+            if mounted:
+                filler = fill(site.folder)
+            else:  # the worker's files may not grow
+                resource.prlimit(worker.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+            site.send(300)
+            said = end_of(worker)
+        assert f"state at {site.data.slot(0).state} cannot be written" in said
+        assert "No space left on device" in said or "File too large" in said
+        assert "Make room" in said
+        if filler is not None:
+            said = site.command("worker", "--until-caught-up", status=1)
+            assert str(site.data.slot(0).path) in said
+            assert "No space left on device" in said
+            assert "Traceback" not in said
+            filler.unlink()
+        site.command("worker", "--until-caught-up")
+        check_all(site)
+
+
+# -- the clock jumps --------------------------------------------------------------------------------------------------
+
+CLOCK = """
+import os, pathlib, time
+real, file = time.time, pathlib.Path(os.environ["CLOCK_FILE"])
+time.time = lambda: real() + float(file.read_text() or 0)
+"""
+
+
+def test_a_clock_that_jumps_changes_no_answer(site: Site, tmp_path: Path) -> None:
+    """Offsets decide. A copy that seems to be of another week is made anew, which costs time and nothing else."""
+    (tmp_path / "sitecustomize.py").write_text(CLOCK)
+    clock = tmp_path / "clock"
+    path = os.pathsep.join((str(tmp_path), str(ROOT)))
+    environment = {**site.environment(), "PYTHONPATH": path, "CLOCK_FILE": str(clock)}
+    command = [sys.executable, "-m", "streamkit", "worker", str(APP), "--checkpoint", "50ms", "--quiet"]
+    for hours in ((0, -2, 2), (120,), (-120,)):
+        clock.write_text("0")
+        with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as worker:
+            try:
+                for hour in hours:
+                    site.send(200)
+                    wait_for(lambda: counted(site), worker)
+                    clock.write_text(str(hour * 3600))
+                site.send(200)
+                wait_for(lambda: counted(site), worker)
+            finally:
+                worker.send_signal(signal.SIGKILL)
+    check_all(site)

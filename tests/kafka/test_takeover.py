@@ -28,12 +28,11 @@ SENT_OFFSETS = "after committer.offsets 3"
 
 
 @contextmanager
-def faulty_worker(site: Site, fault: str) -> Iterator[subprocess.Popen[str]]:
+def faulty_worker(site: Site, fault: str, **client: str) -> Iterator[subprocess.Popen[str]]:
     """A worker that kills or stops itself at a named point: see `tests/life/torture_worker.py`."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.life.torture_worker", "worker", str(APP), *FAST],
-        # Long enough for another to have joined and to wait, however busy the machine is.
-        env={**site.environment(), "TORTURE": fault, "STREAMKIT_CLIENT_TRANSACTION_TIMEOUT_MS": "20000"},
+        env={**site.environment(), "TORTURE": fault, **client},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -55,7 +54,7 @@ def send_until_it_suffers(site: Site, process: subprocess.Popen[str]) -> None:
     """Checkpoints are made while records come; the fault is at one of them."""
     options = os.WSTOPPED | os.WEXITED | os.WNOWAIT | os.WNOHANG
     while os.waitid(os.P_PID, process.pid, options) is None:
-        site.send(20)
+        site.send(200)
 
 
 def undecided(site: Site) -> bool:
@@ -64,15 +63,23 @@ def undecided(site: Site) -> bool:
     return site.log.ends(name) != site.log.ends(name, committed=False)
 
 
-def hear(process: subprocess.Popen[str], words: str) -> str:
-    """Read what a worker says up to a line with these words."""
+def hear(process: subprocess.Popen[str], words: str, *, before: str = "\n\n") -> None:
+    """Read what a worker says up to a line with `words`, which comes before any with `before`."""
     assert process.stderr is not None
     said = []
     for line in process.stderr:
         said.append(line)
         if words in line:
-            return line
+            return
+        assert before not in line, said
     raise AssertionError(f"the worker ended without {words!r}; it said {said}")
+
+
+def is_waiting(site: Site, worker: subprocess.Popen[str]) -> None:
+    """It has been given tasks, and works on none of them for two seconds."""
+    for _ in range(2):
+        hear(worker, "restoring ", before=f"partitions of this worker: {site.topic}")
+    assert undecided(site), "the transaction has timed out: this machine is too slow for the test"
 
 
 def check(site: Site) -> None:
@@ -101,14 +108,15 @@ def test_a_stopped_workers_commit_is_waited_for(site: Site, elsewhere: Site) -> 
     Restored without that commit the new one would read the same records, and count them beside it.
     """
     site.send(3_000)
-    with faulty_worker(site, f"stop {SENT_OFFSETS}") as old:
+    # Long enough for another to have joined and to wait, however busy the machine is.
+    patient = {"STREAMKIT_CLIENT_TRANSACTION_TIMEOUT_MS": "25000"}
+    with faulty_worker(site, f"stop {SENT_OFFSETS}", **patient) as old:
         send_until_it_suffers(site, old)
         assert undecided(site)
         with elsewhere.worker(*FAST) as new:
-            hear(new, "restoring 3 partitions")
+            is_waiting(site, new)
             (owned,) = site.log.members(group_of(site.name)).values()
             assert len(owned) == 3, "the stopped worker is no member any more, and the new one has all"
-            assert undecided(site), "the transaction has timed out: this machine is too slow for the test"
             before = site.log.group_offsets(group_of(site.name))
             old.send_signal(signal.SIGCONT)
             hear(new, "partitions of this worker")
@@ -128,8 +136,7 @@ def test_a_killed_workers_transaction_is_waited_for_until_it_is_aborted(site: Si
         send_until_it_suffers(site, old)
     assert undecided(site)
     with elsewhere.worker(*FAST) as new:
-        hear(new, "restoring 3 partitions")
-        assert undecided(site)
+        is_waiting(site, new)
         hear(new, "partitions of this worker")
         assert not undecided(site)
         ends = sum(site.log.ends(site.topic).values())

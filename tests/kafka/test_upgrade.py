@@ -68,12 +68,15 @@ def test_readers_are_switched_in_one_step_under_load_and_back_again(site: Site, 
         said = site.run("upgrade", str(app), "total", "--check")
         assert "readers of view 'total' are still answered by total" in said
         assert version_of_answers(site, serving) == 1
+        before = serving.seam(serving.find("total")).cut
         said = site.run("upgrade", str(app), "total", "--yes")
         assert "0 differences to the speed layer" in said
         assert "0 states alike in clicks, cents, 20 not; 0 only in total, 0 only in total@2" in said
         assert f"back: streamkit upgrade {app} total --back" in said
         assert version_of_answers(site, serving) == 2  # by a reader that was open all the time
-        assert serving.seam(serving.find("total")).batch is not None
+        after = serving.seam(serving.find("total"))
+        assert after.batch is not None
+        assert all(after.cut.offsets[partition] >= offset for partition, offset in before.offsets.items())
         # The old file is back in place, and does not know what readers were switched to.
         app.write_text(FIRST)
         said = site.run("query", str(app), "total", status=1)

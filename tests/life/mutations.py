@@ -28,10 +28,12 @@ ROOT = Path(__file__).parents[2]
 LIST = Path(__file__).with_name("mutations.toml")
 COPIED = ("streamkit", "tests", "pyproject.toml")
 LIFE = "tests/life/test_interleavings.py"
-EXAMPLES = os.environ.get("STREAMKIT_LIFE_EXAMPLES", "400")
+EXAMPLES = os.environ.get("STREAMKIT_LIFE_EXAMPLES", "300")
 """Interleavings that the state machine tries at most."""
-TEST_SECONDS = 180
+TEST_SECONDS = 300
 _FAILED = 1  # pytest: tests ran, and some failed
+_BLUNDERS = ("NameError", "ImportError", "SyntaxError", "UnboundLocalError")
+"""What only a mutation that is wrongly written fails by."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,12 @@ class Mutation:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a test said of a tree: pytest's exit status (None: no end in time), and after how much."""
+    """What a test said of a tree: pytest's exit status (None: no end in time), after how much, and why it failed."""
 
     status: int | None
     seconds: float
     examples: int | None
+    reason: str
     said: str
 
     def __str__(self) -> str:
@@ -94,6 +97,7 @@ def run(tree: Path, test: str) -> Outcome:
         **os.environ,
         "PYTHONPATH": str(tree),
         "PYTHONDONTWRITEBYTECODE": "1",
+        "COLUMNS": "200",  # where pytest cuts the reason
         "STREAMKIT_LIFE_EXAMPLES": EXAMPLES,
         "STREAMKIT_LIFE_PHASES": "generate",
         "STREAMKIT_LIFE_TIMEOUT": str(TEST_SECONDS),
@@ -105,10 +109,12 @@ def run(tree: Path, test: str) -> Outcome:
             cwd=tree, env=environment, capture_output=True, text=True, timeout=TEST_SECONDS + 30, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired as late:
-        return Outcome(None, time.monotonic() - begin, None, str(late))
+        return Outcome(None, time.monotonic() - begin, None, "", str(late))
     tried = re.search(r"(\d+) passing, (\d+) failing", done.stdout)
     examples = None if tried is None else sum(map(int, tried.groups()))
-    return Outcome(done.returncode, time.monotonic() - begin, examples, done.stdout + done.stderr)
+    reason = re.search(r"^FAILED \S+(?: - (.*))?", done.stdout, re.MULTILINE)
+    said = done.stdout + done.stderr
+    return Outcome(done.returncode, time.monotonic() - begin, examples, (reason and reason[1]) or "", said)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -140,9 +146,9 @@ def _caught(mutation: Mutation, verbose: bool) -> bool:
     with copy() as tree:
         mutation.apply(tree)
         outcome = run(tree, mutation.test)
-    caught = outcome.status == _FAILED
+    caught = outcome.status == _FAILED and not outcome.reason.startswith(_BLUNDERS)
     what = "caught" if caught else {0: "SURVIVED", None: "HUNG"}.get(outcome.status, "COULD NOT BE RUN")
-    print(f"{what:8} {mutation.name}: {mutation.test} ({outcome})", flush=True)
+    print(f"{what:8} {mutation.name} ({outcome})\n         {mutation.test}: {outcome.reason}", flush=True)
     if verbose or what == "COULD NOT BE RUN":
         print(outcome.said[-3000:])
     return caught

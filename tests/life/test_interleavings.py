@@ -53,6 +53,8 @@ class Life(RuleBasedStateMachine):
         self.topic = self.app.topics["clicks"]
         self.driver = Driver(self.app, split_records=7, workers=WORKERS)
         self.computed: set[str] = set()
+        self.across: set[str] = set()
+        """Views whose computed BatchView may lie across a Segment."""
         self.torn: set[str] = set()
         """Views whose BatchView may lie across a Segment that its worker has not given up yet."""
         self.torn_afar: set[str] = set()
@@ -116,6 +118,18 @@ class Life(RuleBasedStateMachine):
         self.driver.suspend(worker=worker)
         self.driver.checkpoint(worker=worker)
 
+    @rule(batch=st.lists(clicks, min_size=1, max_size=12), worker=workers, comes=st.booleans())
+    def share_anew(self, batch: list[Click], worker: int, comes: bool) -> None:
+        """The other worker comes, or goes, while this one has read what is in no Checkpoint yet."""
+        other = (worker + 1) % WORKERS
+        self.send(batch)
+        self.driver.step(worker=worker)
+        if comes:
+            self.driver.step(worker=other)
+        else:
+            self.driver.crash(worker=other)
+        self.driver.step(worker=worker)
+
     @rule(worker=workers)
     def settle_down(self, worker: int) -> None:
         """Everybody comes to the log's end."""
@@ -135,7 +149,8 @@ class Life(RuleBasedStateMachine):
     def batch(self, view: str, at_end: bool) -> None:
         found = self.app.views[view]
         cut = self.driver.end(found) if at_end else self.driver.cut(found)
-        self.across = cut.offsets == self.driver.end(found).offsets
+        self.across.discard(view)
+        self.across |= {view} if cut.offsets == self.driver.end(found).offsets else set()
         self.driver.batch(found, cut)
         self.computed.add(view)
         proof = self.driver.prove(found)
@@ -147,7 +162,7 @@ class Life(RuleBasedStateMachine):
         view = data.draw(st.sampled_from(sorted(self.computed)))
         self.computed.remove(view)
         self.driver.publish(self.app.views[view])
-        if self.across:
+        if view in self.across:
             self.torn.add(view)
             self.torn_afar.add(view)
 
@@ -162,6 +177,22 @@ class Life(RuleBasedStateMachine):
         self.torn_afar.add(view)
         self.send(later)
         self.driver.step(worker=worker)
+
+    @rule(view=st.sampled_from(VIEWS), later=st.lists(clicks, min_size=1, max_size=6), worker=workers)
+    def be_published_at_a_seal(self, view: str, later: list[Click], worker: int) -> None:
+        """As it should be: the workers report where Segments end, and some are released beside one that goes on."""
+        found = self.app.views[view]
+        self.driver.seal(found)
+        self.settle_down(worker)
+        self.driver.batch(found)
+        proof = self.driver.prove(found)
+        assert proof is not None, "no Segment ends where the workers have reported that they sealed"
+        assert proof.differences == 0, proof
+        self.send(later)
+        self.settle_down(worker)
+        self.driver.publish(found)
+        self.computed.discard(view)
+        self.driver.checkpoint(worker=worker)
 
     # -- readers --
 

@@ -24,6 +24,7 @@ from streamkit.log.control import ControlTopic
 from streamkit.log.memory import MemoryLog
 from streamkit.record import TopicPartition
 from streamkit.serving.merge import Serving
+from streamkit.speed import views
 from streamkit.speed.run import Run, ends_of
 from streamkit.speed.worker import Worker
 from streamkit.store.memory import MemoryStore
@@ -119,6 +120,31 @@ def test_a_checkpoint_waits_for_slow_agents() -> None:
         assert len(driver.values(alerts)) == 5
         driver.catch_up()
         assert len(driver.values(alerts)) == 5
+
+
+def test_a_segment_that_starts_where_one_did_before_has_nothing_of_it(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A View that reads again from before it may seal at the same offset again."""
+    monkeypatch.setattr(views, "PURGED", 1)
+    view = driver.topology.views["tumbling"]
+    for turn in range(3):
+        send(driver, *[Click("acme", "u1", 1, at * 10_000) for at in range(5)])
+        driver.catch_up()
+        driver.seal(view)
+        driver.checkpoint()
+        if turn == 0:
+            send(driver, Click("acme", "u1", 1, 0))
+            driver.batch(view, driver.end(view))
+    driver.publish(view)  # across the second of three Segments
+    driver.checkpoint()
+    driver.step(5)  # again as far as the second one's end
+    driver.seal(view)
+    driver.checkpoint()
+    driver.catch_up()
+    assert exact(driver, driver.serving)
+    there = next(segments for segments in driver.serving.segments(view).values() if segments.end)
+    assert there.all() == ((6, 11), (11, 16)), "no Segment starts where one did before: this test tests nothing"
 
 
 # -- takeovers --------------------------------------------------------------------------------------------------------

@@ -169,9 +169,7 @@ class TestOutput:
             f"exact at {page.seam.cut}, lag 1 records since {iso_time(page.seam.as_of)}; "
             f"BatchView {page.seam.batch.id} + 1 records of Segments"
         )
-        assert "; no BatchView + 4 records of Segments" in footer(
-            driver.serving.page(driver.topology.views["total"])
-        )
+        assert "; no BatchView + 4 records of Segments" in footer(driver.serving.page(driver.topology.views["total"]))
 
     def test_nothing_found_says_where(self, driver: Driver, view: View) -> None:
         page = driver.serving.page(view, ("nobody",))

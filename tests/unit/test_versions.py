@@ -16,9 +16,10 @@ from openapi_spec_validator import validate
 import streamkit as sk
 from streamkit.changelog import Changelogs
 from streamkit.checkpoint import FORMAT_KEY, FORMAT_VERSION, MARK_KEY, changelog_topic, pack
-from streamkit.cli.upgrade import _pair
+from streamkit.cli.upgrade import _pair, _Wait
 from streamkit.control import Promoted
 from streamkit.errors import DefinitionChanged, DefinitionError, StateError, StateMissing
+from streamkit.folder import DataFolder
 from streamkit.log.control import ControlTopic
 from streamkit.log.memory import MemoryLog
 from streamkit.serving import http_models as models
@@ -178,6 +179,61 @@ def test_what_cannot_be_switched_is_said(view: str, promoted: str | None, back: 
         _pair(declare(1, 2, 3), view, promoted, back=back)
     with pytest.raises(DefinitionError, match=r"no older version is declared \(there is spend@3\)"):
         _pair(declare(3), "spend", "spend@3", back=True)
+
+
+# -- waiting for the workers ------------------------------------------------------------------------------------------
+
+
+def wait(driver: Driver, root: Path) -> _Wait:
+    """One that looks once: what it waits for is there, or it is not."""
+    folder = DataFolder("ads", root)
+    folder.path.mkdir(exist_ok=True)
+    if not folder.batch.exists():
+        folder.batch.symlink_to(driver.folder)
+    return _Wait(driver.topology, driver.log, folder, 0.0)
+
+
+def test_upgrade_waits_until_workers_go_on_from_its_batchview(driver: Driver, tmp_path: Path) -> None:
+    old, new = (driver.topology.views[name] for name in ("spend", "spend@2"))
+    driver.batch(new, driver.end(new))
+    driver.send(old.topic, *clicks(1, 2, 3))
+    driver.catch_up()
+    batch = driver.publish(new)
+    # The worker had read on beyond the Cut. It answers without the BatchView still, and will go back to its Cut.
+    with pytest.raises(StateMissing, match=r"have not brought spend@2 to where spend is .* answered as before"):
+        wait(driver, tmp_path).for_one_cut(old, new, batch)
+    driver.checkpoint()
+    assert driver.serving.seam(new).cut != driver.serving.seam(old).cut
+    with pytest.raises(StateMissing, match="have not brought"):
+        wait(driver, tmp_path).for_one_cut(old, new, batch)
+    driver.catch_up()
+    found, seam = wait(driver, tmp_path).for_one_cut(old, new, batch)
+    assert (seam.batch, seam.cut) == (batch, driver.end(new))
+    assert found.same + found.changed == 2
+
+
+def test_upgrade_computes_up_to_the_old_version_where_the_new_one_is_behind(tmp_path: Path) -> None:
+    with Driver(declare(1)) as before:
+        before.send(before.topology.topics["clicks"], *clicks(5, 0, 7, 3, 0))
+        before.catch_up()
+        before.crash()
+        with Driver(declare(1, 2), log=before.log) as driver:
+            old, new = driver.topology.views.values()
+            looks = wait(driver, tmp_path)
+            with pytest.raises(StateMissing, match=r"no worker of topology 'ads' runs.*`streamkit worker app.py`"):
+                looks.for_workers("app.py", old, new)
+            driver.step(max_records=1)
+            with pytest.raises(StateMissing, match="do not know spend@2"):
+                looks.for_workers("app.py", old, new)
+            driver.checkpoint()
+            found = looks.for_workers("app.py", old, new)
+            assert found == (driver.end(new), {0: 0, 1: 0})
+            driver.batch(new, found[0])
+            driver.publish(new)
+            driver.checkpoint()  # the worker reads nothing of what the BatchView has
+            assert driver.serving.seam(new).cut == driver.end(new)
+            assert looks.for_workers("app.py", old, new) is None
+            assert driver.ask(new, "c0").value == {"clicks": 2, "cents": 12}
 
 
 # -- what would change ------------------------------------------------------------------------------------------------

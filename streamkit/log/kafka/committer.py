@@ -13,11 +13,12 @@ from typing import NamedTuple, NoReturn
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from confluent_kafka import TopicPartition as Place
 
-from streamkit.errors import LogError
+from streamkit.errors import BrokerUnreachable, Fenced, LogError
 from streamkit.log import client
 from streamkit.log.base import Change, Member
 from streamkit.log.kafka.cluster import Cluster
 from streamkit.log.kafka.member import KafkaMember
+from streamkit.log.kafka.patience import in_time
 from streamkit.record import Headers, TopicPartition
 
 logger = logging.getLogger(__name__)
@@ -210,9 +211,10 @@ class TransactionalCommitter:
         self._lock = threading.Lock()
         self._held: list[_Record] = []
         self._bytes = 0
-        self._open = self._warned = False
+        self._open = self._warned = self._stuck = False
         self._dead: LogError | None = None
         timeout = cluster.connection.client.get("transaction.timeout.ms", client.TRANSACTION_TIMEOUT_MS)
+        self._seconds = int(timeout) / 1000
         # A record that is not on the log when its transaction has timed out is not waited for.
         limits = {"transaction.timeout.ms": timeout, "message.timeout.ms": timeout}
         self._sender = _Sender(cluster, **{"transactional.id": transactional_id, **limits})
@@ -274,6 +276,8 @@ class TransactionalCommitter:
 
     def close(self) -> None:
         """As `Committer.close`; an open transaction would hold readers back until its timeout, so it is aborted."""
+        if self._stuck:
+            return  # a thread is in the producer, and would be in what is freed
         if self._open and self._dead is None:
             try:
                 self._sender.purge()
@@ -354,14 +358,24 @@ class TransactionalCommitter:
         self._open = False
 
     def _patiently(self, call: Callable[[], None]) -> None:
-        """Call again while the answer does not come: librdkafka goes on with the call that is under way."""
+        """Call again while the answer does not come: librdkafka goes on with the call that is under way.
+
+        For as long as the coordinator keeps a transaction open, and no longer: then it has aborted it by itself, and a
+        new producer, to which it is told at once, is the way on.
+        """
+        deadline = time.monotonic() + self._seconds
         while True:
             try:
-                return call()
+                return in_time(call, max(1.0, deadline - time.monotonic()))
+            except TimeoutError:
+                self._stuck = True
+                self._give_up()
             except KafkaException as failure:
                 error: KafkaError = failure.args[0]
                 if error.fatal() or error.txn_requires_abort() or not error.retriable():
                     raise
+                if time.monotonic() > deadline:
+                    self._give_up()
                 self._pause(error)
 
     def _pause(self, error: KafkaError) -> None:
@@ -377,9 +391,20 @@ class TransactionalCommitter:
             logger.warning("%s: %s (%s); still trying", self._about, error.str(), error.name())
         time.sleep(0.1)
 
-    def _die(self, error: KafkaError) -> NoReturn:
-        self._dead = self._cluster.error(error, self._about)
+    def _give_up(self) -> NoReturn:
+        brokers = self._cluster.connection.brokers
+        self._dead = BrokerUnreachable(
+            f"{self._about}: no answer from {brokers} for {self._seconds:g} s; begin again at the last Checkpoint"
+        )
         raise self._dead
+
+    def _die(self, error: KafkaError) -> NoReturn:
+        """The producer is done for, not its user: with another one it can begin again, whatever was sent meanwhile."""
+        dead = self._cluster.error(error, self._about)
+        if not isinstance(dead, Fenced | BrokerUnreachable):
+            dead = Fenced(f"{dead}: its producer can go on no more; begin again at the last Checkpoint")
+        self._dead = dead
+        raise dead
 
     def _drop(self, count: int) -> None:
         with self._lock:
