@@ -165,7 +165,7 @@ class GroupContract(ABC):
             share(site.sources, member)
             assert listener.of("assigned") == site.sources
             assert {word for word, _ in listener.heard} == {"assigned"}
-            wait(lambda: list(site.log.members(site.group).values()) == [site.sources], member)
+            wait(lambda: site.log.members(site.group) == {member.id: site.sources}, member)
 
     def test_partitions_move_only_when_they_were_given_back(self) -> None:
         with self.site() as site:

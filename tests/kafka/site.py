@@ -141,6 +141,22 @@ class Site:
         with self.running("worker", str(APP), *options) as process:
             yield process
 
+    @contextmanager
+    def faulty_worker(self, fault: str, *options: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+        """A worker that kills or stops itself at a named point: see `tests/life/torture_worker.py`."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.life.torture_worker", "worker", str(APP), *options],
+            env={**self.environment(), "TORTURE": fault, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.communicate(timeout=30)
+
     def serving(self) -> Any:
         return open_serving(self.app, self.log, self.data)
 
@@ -186,6 +202,11 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> N
     while not condition():
         assert process.poll() is None, process.communicate()
         with_timeout(process)
+
+
+def suffered(process: subprocess.Popen[str]) -> bool:
+    """Has it been stopped or killed, by whomever?"""
+    return os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
 
 
 def with_timeout(process: subprocess.Popen[str]) -> None:

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import signal
 import subprocess
-import sys
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,28 +16,11 @@ from streamkit.checkpoint import changelog_topic
 from streamkit.record import TopicPartition
 from streamkit.speed.worker import group_of
 from streamkit.store.rocksdb import RocksReader
-from tests.kafka.site import APP, Site, wait_for
+from tests.kafka.site import Site, suffered, wait_for
 
 FAST = ("--checkpoint", "50ms")
 SENT_OFFSETS = "after committer.offsets 3"
 """The third Checkpoint is on the log, its offsets are accepted, and it is not committed."""
-
-
-@contextmanager
-def faulty_worker(site: Site, fault: str, **client: str) -> Iterator[subprocess.Popen[str]]:
-    """A worker that kills or stops itself at a named point: see `tests/life/torture_worker.py`."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.life.torture_worker", "worker", str(APP), *FAST],
-        env={**site.environment(), "TORTURE": fault, **client},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate(timeout=30)
 
 
 @pytest.fixture
@@ -52,8 +31,7 @@ def elsewhere(site: Site, tmp_path: Path) -> Site:
 
 def send_until_it_suffers(site: Site, process: subprocess.Popen[str]) -> None:
     """Checkpoints are made while records come; the fault is at one of them."""
-    options = os.WSTOPPED | os.WEXITED | os.WNOWAIT | os.WNOHANG
-    while os.waitid(os.P_PID, process.pid, options) is None:
+    while not suffered(process):
         site.send(200)
 
 
@@ -110,7 +88,7 @@ def test_a_stopped_workers_commit_is_waited_for(site: Site, elsewhere: Site) -> 
     site.send(3_000)
     # Long enough for another to have joined and to wait, however busy the machine is.
     patient = {"STREAMKIT_CLIENT_TRANSACTION_TIMEOUT_MS": "25000"}
-    with faulty_worker(site, f"stop {SENT_OFFSETS}", **patient) as old:
+    with site.faulty_worker(f"stop {SENT_OFFSETS}", *FAST, **patient) as old:
         send_until_it_suffers(site, old)
         assert undecided(site)
         with elsewhere.worker(*FAST) as new:
@@ -132,7 +110,7 @@ def test_a_stopped_workers_commit_is_waited_for(site: Site, elsewhere: Site) -> 
 
 def test_a_killed_workers_transaction_is_waited_for_until_it_is_aborted(site: Site, elsewhere: Site) -> None:
     site.send(3_000)
-    with faulty_worker(site, f"kill {SENT_OFFSETS}") as old:
+    with site.faulty_worker(f"kill {SENT_OFFSETS}", *FAST) as old:
         send_until_it_suffers(site, old)
     assert undecided(site)
     with elsewhere.worker(*FAST) as new:
@@ -148,7 +126,7 @@ def test_a_killed_workers_transaction_is_waited_for_until_it_is_aborted(site: Si
 
 def test_a_killed_worker_that_starts_again_ends_its_own_transaction_at_once(site: Site) -> None:
     site.send(3_000)
-    with faulty_worker(site, f"kill {SENT_OFFSETS}") as old:
+    with site.faulty_worker(f"kill {SENT_OFFSETS}", *FAST) as old:
         send_until_it_suffers(site, old)
     assert undecided(site)
     name = changelog_topic(site.name, site.topic)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
+from streamkit.record import TopicPartition
 from streamkit.speed.worker import group_of
 from streamkit.testing.group_contracts import wait
-from tests.kafka.site import Site, wait_for
+from tests.kafka.site import Site, suffered, wait_for
 
 FAST = ("--checkpoint", "50ms")
 
@@ -27,13 +28,13 @@ def pids(site: Site) -> set[int]:
     return {int(json.loads(slot.note.read_text())["pid"]) for slot in site.data.slots() if slot.runs()}
 
 
-def done(site: Site) -> int:
-    """The records that workers have committed."""
-    return sum(site.log.group_offsets(group_of(site.name)).values())
+def offsets(site: Site) -> dict[TopicPartition, int]:
+    """What the workers have committed."""
+    return site.log.group_offsets(group_of(site.name))
 
 
 def everything(site: Site) -> bool:
-    return done(site) >= sum(site.log.ends(site.topic).values())
+    return sum(offsets(site).values()) >= sum(site.log.ends(site.topic).values())
 
 
 def check(site: Site) -> None:
@@ -143,26 +144,25 @@ def test_a_worker_that_joins_takes_its_share_while_the_others_go_on_and_gives_it
     site.send(1_000)
     with site.worker("--workers", "2", *FAST) as supervisor:
         wait_for(lambda: shares(site) == [1, 2], supervisor)
-        with site.load(), site.worker(*FAST) as third:
-            grew = growth_until(site, [1, 1, 1], third)
-            assert all(grew.values()), f"a partition stood still while a worker joined: {grew}"
-            moved = done(site)
-            wait_for(lambda: done(site) > moved + 500, third)
+        with site.load(), site.faulty_worker("stop after group.assigned 1", *FAST) as third:
+            # It has its share, and stands still before it works on it.
+            wait_for(lambda: suffered(third), supervisor)
+            before = offsets(site)
+            wait_for(lambda: len(grown(site, before, by=200)) == 2, supervisor)
+            third.send_signal(signal.SIGCONT)
+            wait_for(lambda: len(grown(site, before, by=200)) == 3, third)
+            wait_for(lambda: shares(site) == [1, 1, 1], third)
             third.send_signal(signal.SIGTERM)
-            grew = growth_until(site, [1, 2], supervisor)
-            assert sum(map(bool, grew.values())) >= 2, f"the others stood still while one left: {grew}"
             assert third.wait(30) == 0
-            moved = done(site)
-            wait_for(lambda: done(site) > moved + 500, supervisor)
+            before = offsets(site)
+            wait_for(lambda: len(grown(site, before, by=200)) == 3, supervisor)
+            wait_for(lambda: shares(site) == [1, 2], supervisor)
         wait_for(lambda: everything(site), supervisor)
         supervisor.send_signal(signal.SIGTERM)
         assert supervisor.wait(60) == 0
     check(site)
 
 
-def growth_until(site: Site, wanted: list[int], process: subprocess.Popen[str]) -> dict[int, int]:
-    """By how many records the group's offset of each partition grew until the members had these shares."""
-    before = site.log.group_offsets(group_of(site.name))
-    wait_for(lambda: shares(site) == wanted, process)
-    now = site.log.group_offsets(group_of(site.name))
-    return {source.partition: offset - before.get(source, 0) for source, offset in now.items()}
+def grown(site: Site, before: Mapping[TopicPartition, int], *, by: int) -> set[TopicPartition]:
+    """Partitions of which more than so many records were committed since."""
+    return {source for source, offset in offsets(site).items() if offset > before.get(source, 0) + by}

@@ -11,7 +11,6 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from streamkit import changelog
 from streamkit.errors import CutMismatch, StateMissing
 from streamkit.serving.merge import Serving
 from streamkit.speed import assignment, views
@@ -40,14 +39,15 @@ class Life(RuleBasedStateMachine):
     @initialize(
         standbys=st.integers(0, 1),
         purged=st.sampled_from([2, views.PURGED]),
-        restored=st.sampled_from([3, changelog.RESTORE_RECORDS]),
+        restored=st.sampled_from([3, assignment.RESTORE_RECORDS]),
     )
     def begin(self, standbys: int, purged: int, restored: int) -> None:
         self.patches = ExitStack()
         patch = self.patches.enter_context(pytest.MonkeyPatch.context())
         # A few records must do for what takes millions otherwise: more than one step, or one Checkpoint, can do.
         patch.setattr(views, "PURGED", purged)
-        patch.setattr(changelog.Follower.step, "__defaults__", (0.0, restored))
+        patch.setattr(assignment, "RESTORE_RECORDS", restored)
+        patch.setattr(assignment, "_SHORT", restored)
         patch.setattr(assignment, "_PLACE_SECONDS", 0.0)
         self.app = topology(standbys=standbys)
         self.topic = self.app.topics["clicks"]
@@ -88,9 +88,11 @@ class Life(RuleBasedStateMachine):
     def checkpoint(self, worker: int) -> None:
         self.driver.checkpoint(worker=worker)
 
-    @rule(worker=workers, durable_steps=st.integers(1, 3))
-    def crash_in_checkpoint(self, worker: int, durable_steps: int) -> None:
+    @rule(batch=st.lists(clicks, max_size=12), worker=workers, durable_steps=st.integers(1, 3))
+    def crash_in_checkpoint(self, batch: list[Click], worker: int, durable_steps: int) -> None:
         """A crash after each of a Checkpoint's steps but the last."""
+        self.send(batch)
+        self.driver.step(worker=worker)
         self.driver.worker_at(worker).listen()
         for verb in ("settle", "commit", "write")[:durable_steps]:
             getattr(self.driver, verb)(worker=worker)
@@ -110,12 +112,15 @@ class Life(RuleBasedStateMachine):
         """A zombie: its next verb finds its tasks given to another."""
         self.driver.suspend(worker=worker)
 
-    @rule(batch=st.lists(clicks, min_size=1, max_size=6), worker=workers)
-    def be_refused(self, batch: list[Click], worker: int) -> None:
-        """A zombie that comes as far as its transaction."""
+    @rule(batch=st.lists(clicks, min_size=1, max_size=6), worker=workers, taken=st.booleans())
+    def be_refused(self, batch: list[Click], worker: int, taken: bool) -> None:
+        """A zombie that comes as far as its transaction, whether another has taken its tasks by then or not."""
         self.send(batch)
         self.driver.step(worker=worker)
         self.driver.suspend(worker=worker)
+        if taken:
+            self.driver.step(worker=(worker + 1) % WORKERS)
+            self.driver.checkpoint(worker=(worker + 1) % WORKERS)
         self.driver.checkpoint(worker=worker)
 
     @rule(batch=st.lists(clicks, min_size=1, max_size=12), worker=workers, comes=st.booleans())
@@ -242,8 +247,9 @@ class Life(RuleBasedStateMachine):
             for _ in range(3):  # a release may have sent the reader back; then what was released is deleted
                 driver.catch_up()
             for _ in range(1_000):
-                if driver.worker.asked():
-                    driver.checkpoint()
+                if not driver.worker.asked():
+                    break
+                driver.checkpoint()
             driver.follow()
             good = [json.loads(r.value or b"") for r in driver.records("clicks")]
             good = [e for e in good if e["campaign"] != 7]

@@ -9,6 +9,7 @@ so far and what differs first; its data and what its processes said stay where t
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import itertools
 import random
 import shutil
@@ -302,6 +303,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, help="where broker and workers have their data; default: a new one")
     parser.add_argument("--port", type=int, default=0, help="of the broker; 0: a free one")
     given = parser.parse_args()
+    faulthandler.register(signal.SIGUSR1)
     data = given.data or Path(mkdtemp(prefix="streamkit-torture-"))
     torture = Torture(data, given.port, rate=given.rate, say=lambda line: print(line, flush=True))
     numbers = iter(range(given.first, given.first + given.schedules))

@@ -342,7 +342,10 @@ class TransactionalCommitter:
         if self._sender.failure is not None:
             raise KafkaException(self._sender.failure[1])
         places = [Place(*source, offset) for source, offset in offsets.items()]
-        self._patiently(lambda: self._producer.send_offsets_to_transaction(places, member.metadata(), CALL_SECONDS))
+        # Asked in this thread: it may be within the consumer's callback (partitions that are given back), and the
+        # consumer answers no other thread before that is over.
+        metadata = member.metadata()
+        self._patiently(lambda: self._producer.send_offsets_to_transaction(places, metadata, CALL_SECONDS))
         self._patiently(lambda: self._producer.commit_transaction(CALL_SECONDS))
         self._open = False
 
