@@ -297,10 +297,13 @@ def away() -> Iterator[tuple[Life, Away]]:
         yield Life(driver), log
 
 
-def test_readers_go_on_while_the_broker_is_away(away: tuple[Life, Away]) -> None:
+@pytest.mark.parametrize("stale_seconds", [0, 60])
+def test_readers_go_on_while_the_broker_is_away(away: tuple[Life, Away], stale_seconds: float) -> None:
+    """And ask anew as soon as it is back, however long a look is good for."""
     life, log = away
     life.send_and_count(30)
     life.check()
+    life.driver.serving._stale_seconds, life.driver.serving._looked = stale_seconds, float("-inf")
     counted = {name: answers(life.driver.scan(life.app.views[name])) for name in VIEWS}
     life.send(10)
     log.away = True
@@ -312,8 +315,8 @@ def test_readers_go_on_while_the_broker_is_away(away: tuple[Life, Away]) -> None
     with pytest.raises(BrokerUnreachable):
         life.driver.serving.lag(life.app.views["total"])
     log.away = False
-    life.send_and_count(10)
-    _until(lambda: life.driver.scan(life.app.views["total"])[0].lag == 0)
+    life.driver.catch_up()
+    _until(lambda: _lag(life.driver.serving, life.app) == 0)
     life.check()
 
 

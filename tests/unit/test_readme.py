@@ -12,10 +12,11 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
 def test_the_first_screen_and_the_test_of_ones_own_run() -> None:
-    first, connect, driver = BLOCKS
+    first, connect, promises, driver = BLOCKS
     names: dict[str, Any] = {"__name__": "readme"}
     exec(first, names)
     exec(driver, names)
+    exec(promises, dict(names))
     assert set(names["app"].views) == {"campaign"}
     assert set(names["app"].agents) == {"overspent"}
     ast.parse(connect)  # tests/kafka asks a running broker the same way
