@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint format bench clean
+.PHONY: help demo test torture lint format bench clean
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -17,6 +17,9 @@ demo: .venv/installed ## a broker, 500,000 ad events, a worker that is killed, a
 
 test: .venv/installed ## all tests, on a real Kafka (started by itself) and a real RocksDB
 	$(BIN)/python -m pytest
+
+torture: .venv/installed ## ten minutes of faults: kill -9 at every durable step, zombies, broker restarts, lost disks
+	$(BIN)/python -m tests.life.torture --schedules 1000 --minutes 10
 
 lint: .venv/installed ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .

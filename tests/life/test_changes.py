@@ -303,10 +303,10 @@ def test_readers_go_on_while_the_broker_is_away(away: tuple[Life, Away], stale_s
     life, log = away
     life.send_and_count(30)
     life.check()
-    life.driver.serving._stale_seconds, life.driver.serving._looked = stale_seconds, float("-inf")
     counted = {name: answers(life.driver.scan(life.app.views[name])) for name in VIEWS}
     life.send(10)
     log.away = True
+    life.driver.serving._stale_seconds, life.driver.serving._looked = stale_seconds, float("-inf")
     for _ in range(3):
         for name in VIEWS:
             scanned = life.driver.scan(life.app.views[name])

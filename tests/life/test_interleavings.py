@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from streamkit import changelog
 from streamkit.errors import CutMismatch, StateMissing
 from streamkit.serving.merge import Serving
 from streamkit.speed import assignment, views
@@ -39,7 +40,7 @@ class Life(RuleBasedStateMachine):
     @initialize(
         standbys=st.integers(0, 1),
         purged=st.sampled_from([2, views.PURGED]),
-        restored=st.sampled_from([3, assignment.RESTORE_RECORDS]),
+        restored=st.sampled_from([3, changelog.RESTORE_RECORDS]),
     )
     def begin(self, standbys: int, purged: int, restored: int) -> None:
         self.patches = ExitStack()

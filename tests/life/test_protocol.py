@@ -169,6 +169,22 @@ def test_a_store_knows_how_far_on_its_changelog_it_is() -> None:
                 assert position.offset == end - 1, "all but the transaction's control record"
 
 
+def test_a_task_that_comes_back_has_the_table_that_another_worker_has_left() -> None:
+    with Driver(topology(), workers=2) as driver:
+        send(driver, *some(10))
+        driver.catch_up()
+        for worker in (1, 0, 1):
+            driver.catch_up(worker=worker)
+        send(driver, *some(10))
+        driver.catch_up()
+        assert driver.worker_at(1).tasks()
+        driver.crash(worker=1)
+        send(driver, *some(10))
+        driver.catch_up()
+        alerts = driver.values(driver.topology.topics["clicks.alerts"])
+        assert sorted(alert.seen for alert in alerts) == [3] * 5 + [6] * 5
+
+
 class OpenTransaction(MemoryLog):
     """A log where each changelog ends with a transaction that is still open, of a worker that was stopped in it.
 
@@ -278,6 +294,20 @@ def test_a_copy_of_a_changelog_that_is_no_more_is_not_shown() -> None:
         send(driver, *some(20))
         driver.catch_up(worker=1)
         assert exact(driver, driver.serving)
+
+
+def test_a_reset_voids_the_batch_view_that_the_worker_has_heard_of(driver: Driver) -> None:
+    view = driver.topology.views["tumbling"]
+    send(driver, *some(10))
+    driver.catch_up()
+    driver.batch(view)
+    driver.publish(view)
+    driver.reset(view)
+    driver.checkpoint()
+    driver.catch_up()
+    assert exact(driver, driver.serving)
+    driver.follow()
+    assert exact(driver, driver.far)
 
 
 # -- outputs and dead letters -----------------------------------------------------------------------------------------

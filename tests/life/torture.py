@@ -23,12 +23,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from streamkit.broker import BrokerSettings, EmbeddedBroker
 from tests.life.torture_check import Difference
 from tests.life.torture_worker import POINTS
 from tests.life.torture_world import Process, World, make_world
+
+T = TypeVar("T")
 
 OFTEN = (
     "changelog.apply",
@@ -65,9 +67,10 @@ def schedule(seed: int, number: int, faults: int) -> list[Step]:
     True
     """
     draw = random.Random(f"{seed}/{number}")
-    kinds = _dealt(seed, [kind for kind, weight in WEIGHTS.items() for _ in range(weight)], number * faults)
-    kills = _dealt(seed, [(w, p) for p in POINTS for w in ("before", "after")], number * faults)
-    stops = _dealt(seed, [(w, p) for p in (*POINTS, *COMMITS * 4) for w in ("before", "after")], number * faults)
+    kinds = _dealt(seed, [kind for kind, weight in WEIGHTS.items() for _ in range(weight)])
+    before = Counter(itertools.islice(kinds, number * faults))
+    kills = _dealt(seed, [(w, p) for p in POINTS for w in ("before", "after")], before["die"])
+    stops = _dealt(seed, [(w, p) for p in (*POINTS, *COMMITS * 4) for w in ("before", "after")], before["freeze"])
     steps = []
     for kind in itertools.islice(kinds, faults):
         torture = ""
@@ -81,10 +84,10 @@ def schedule(seed: int, number: int, faults: int) -> list[Step]:
     return steps
 
 
-def _dealt(seed: int, cards: list[object], begin: int) -> Iterator:  # type: ignore[type-arg]
-    """The cards over and over in the seed's order, from the one numbered `begin`."""
+def _dealt(seed: int, cards: list[T], begin: int = 0) -> Iterator[T]:
+    """The cards over and over in the seed's order, from number `begin` on."""
     random.Random(seed).shuffle(cards)
-    return itertools.islice(itertools.cycle(cards), begin % len(cards), None)
+    return itertools.islice(itertools.cycle(cards), begin, None)
 
 
 # -- what each kind of fault does -------------------------------------------------------------------------------------

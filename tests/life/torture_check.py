@@ -11,7 +11,7 @@ from contextlib import closing
 from typing import Any
 
 from streamkit.deadletter import DeadLetter
-from streamkit.errors import BrokerUnreachable, CutMismatch, StateMissing, StreamkitError
+from streamkit.errors import BrokerUnreachable, CutMismatch, StateError, StreamkitError
 from streamkit.folder import DataFolder
 from streamkit.log.kafka import KafkaLog
 from streamkit.log.scan import read_all
@@ -24,8 +24,8 @@ from streamkit.view import Answer, View
 from tests.life.app import answers, expected
 
 RUBBISH = (b'{"campaign": 7}', b"no json", b"")
-REFUSALS = (CutMismatch, StateMissing, BrokerUnreachable)
-"""What a reader may say instead of an Answer while workers and broker are killed."""
+REFUSALS = (CutMismatch, StateError, BrokerUnreachable)
+"""What a reader may say instead of an Answer while workers and broker are killed, and their files deleted."""
 PATIENCE = 90.0
 
 
@@ -103,7 +103,7 @@ class Asker(threading.Thread):
         self.said = ""
         """The last refusal."""
         self.failure: BaseException | None = None
-        self._seen: dict[str, tuple[dict[int, int], int]] = {}
+        self._seen: dict[str, tuple[dict[int, int], int | None]] = {}
 
     def run(self) -> None:
         try:

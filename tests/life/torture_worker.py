@@ -21,7 +21,7 @@ import confluent_kafka
 from streamkit import cli
 from streamkit.changelog import Follower
 from streamkit.log.control import ControlTopic
-from streamkit.log.kafka import committer
+from streamkit.log.kafka import sender
 from streamkit.speed.assignment import Assignment
 from streamkit.speed.worker import Worker
 from streamkit.store.rocksdb import RocksStore
@@ -56,7 +56,7 @@ POINTS: dict[str, tuple[type, str]] = {
     "changelog.apply": (Follower, "_apply"),
     "committer.start": (Producer, "init_transactions"),
     "committer.begin": (Producer, "begin_transaction"),
-    "committer.flush": (committer._Sender, "flush"),
+    "committer.flush": (sender.Sender, "flush"),
     "committer.offsets": (Producer, "send_offsets_to_transaction"),
     "committer.commit": (Producer, "commit_transaction"),
     "store.write": (RocksStore, "write"),
@@ -91,7 +91,7 @@ def suffer(action: str, when: str, point: str, number: int) -> None:
 def main() -> None:
     """SIGUSR1 makes it say where each of its threads is."""
     faulthandler.register(signal.SIGUSR1)
-    vars(committer)["Producer"] = Producer
+    vars(sender)["Producer"] = Producer
     told = os.environ.pop("TORTURE", "")
     if told:
         action, when, point, number = told.split()
