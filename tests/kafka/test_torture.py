@@ -1,4 +1,4 @@
-"""Two short schedules of faults (`make torture` runs many), and a tortured application that is wrong."""
+"""Two short schedules of faults (`make torture` runs many)."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def schedule(seed: int, number: int, faults: int) -> list[Step]:
         torture = ""
         if kind in ("die", "freeze"):
             when, point = next(kills if kind == "die" else stops)
-            call = draw.randint(1, 12) if point.startswith(OFTEN) else 1
+            call = draw.randint(1, 5) if point.startswith(OFTEN) else 1
             torture = f"{'kill' if kind == 'die' else 'stop'} {when} {point} {call}"
         elif kind == "slow":
             torture = f"slow before store.write {draw.choice([50, 300, 1500])}"
@@ -108,6 +108,12 @@ def _die(world: World, step: Step) -> None:
     if len(world.workers) > 1 and (worker := _picked(world, step)):
         worker.process.kill()
     dies = world.start_worker(step.torture)
+    point = step.torture.split()[2]
+    world.rest(3)
+    if point in ("worker.give_up", "group.revoked"):
+        world.start_worker()  # takes its share
+    elif point == "control.append" and not world.others:
+        world.start_batch("total")  # asks for a seal
     deadline = time.monotonic() + 6
     while dies.process.poll() is None and time.monotonic() < deadline:
         world.rest(0.1)

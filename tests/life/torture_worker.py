@@ -91,6 +91,8 @@ def suffer(action: str, when: str, point: str, number: int) -> None:
 def main() -> None:
     """SIGUSR1 makes it say where each of its threads is."""
     faulthandler.register(signal.SIGUSR1)
+    # By the name that the sender finds it at; were it to find another, points of transactions would never be passed.
+    assert vars(sender)["Producer"] is confluent_kafka.Producer
     vars(sender)["Producer"] = Producer
     told = os.environ.pop("TORTURE", "")
     if told:
