@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test torture lint format bench clean
+.PHONY: help demo test torture lint format bench bench-recovery clean
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -31,8 +31,12 @@ format: .venv/installed ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv/installed ## views, batch and queries on 2,000,000 events, beside a bare consume loop
+bench: .venv/installed ## views, batch and queries beside a bare consume loop; what exactly-once, joins and takeovers cost
 	$(BIN)/python -m benchmarks.layers
+	$(BIN)/python -m benchmarks.reliability
+
+bench-recovery: .venv/installed ## kill -9 to the first new commit, beside Kafka Streams and Quix Streams
+	$(BIN)/python -m benchmarks.recovery --session-timeout 3
 
 clean: ## remove the virtual environment and the demo's data
 	rm -rf .venv .streamkit
