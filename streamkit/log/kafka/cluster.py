@@ -49,15 +49,27 @@ class Cluster:
         """Ask again while leadership moves, as it does for some milliseconds after a topic was made."""
         deadline = time.monotonic() + REQUEST_SECONDS
         while True:
+            admin = self.admin
             try:
                 return request()
             except KafkaException as failure:
+                if failure.args[0].name() in client.UNREACHABLE:
+                    self._renew(admin)
                 if failure.args[0].name() not in client.MOVING or time.monotonic() > deadline:
                     raise self.error(failure, about) from failure
                 time.sleep(0.02)
             finally:
                 # Hands librdkafka's log lines on; they pile up in its queue otherwise.
                 self.admin.poll(0)
+
+    def _renew(self, failed: AdminClient) -> None:
+        """Another client for the requests to come.
+
+        One that has asked while a broker restarted may wait for its controller for ever ("Failed while waiting for
+        controller", seen with librdkafka 2.16 for as long as anybody looked), though the broker is back.
+        """
+        if self.admin is failed:  # otherwise another thread has done so
+            self.admin = self.client(AdminClient, {}, {})
 
     def reach(self, about: str) -> None:
         """Raises BrokerUnreachable at once, so that nothing is begun with nobody."""

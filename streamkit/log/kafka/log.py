@@ -11,6 +11,7 @@ from typing import Any
 from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, KafkaError, KafkaException, TopicCollection
 from confluent_kafka import TopicPartition as Place
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AdminClient,
     ConsumerGroupDescription,
     NewPartitions,
     NewTopic,
@@ -35,7 +36,10 @@ class KafkaLog:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.cluster = Cluster(connection)
-        self._admin = self.cluster.admin
+
+    @property
+    def _admin(self) -> AdminClient:
+        return self.cluster.admin
 
     def describe(self, topic: str) -> TopicInfo:
         description = self._describe(topic)
