@@ -15,6 +15,7 @@ from streamkit.cli.signals import asked_to_stop
 from streamkit.cli.supervise import stop_with_supervisor, supervise
 from streamkit.errors import DefinitionError
 from streamkit.interval import Pace, Pacer, parse_duration, show_seconds
+from streamkit.record import TopicPartition
 from streamkit.speed.run import Run, ends_of, last_measured
 from streamkit.speed.worker import Worker
 from streamkit.store.rocksdb import RocksStore
@@ -105,7 +106,7 @@ class _Progress:
         self._quiet = quiet
         self._began = self._told = time.monotonic()
         self._events = self._before = self._checkpoints = 0
-        self._tasks: object = None
+        self._tasks: frozenset[TopicPartition] = frozenset()
         self._worker: Worker | None = None
 
     def of(self, worker: Worker) -> Worker:

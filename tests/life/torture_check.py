@@ -26,7 +26,7 @@ from tests.life.app import answers, expected
 RUBBISH = (b'{"campaign": 7}', b"no json", b"")
 REFUSALS = (CutMismatch, StateError, BrokerUnreachable)
 """What a reader may say instead of an Answer while workers and broker are killed, and their files deleted."""
-PATIENCE = 90.0
+PATIENCE = 150.0
 
 
 class Difference(Exception):
@@ -120,9 +120,11 @@ class Asker(threading.Thread):
         """Let go of all that is open, and begin again with what is on the disk."""
         self._reopen.set()
 
-    def stop(self) -> None:
+    def stop(self, seconds: float) -> bool:
+        """False where it is still at it."""
         self._over.set()
-        self.join()
+        self.join(seconds)
+        return not self.is_alive()
 
     def came_to(self, ends: Mapping[int, int]) -> bool:
         """Was every View compared at these offsets, with nothing left on the log?"""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import random
@@ -26,7 +27,7 @@ from tests.life.app import Click, topology
 from tests.life.torture_check import RUBBISH, Asker, Difference, Input, compare_outputs
 
 APP = ROOT / "tests" / "life" / "torture_app.py"
-PATIENCE = 90.0
+PATIENCE = 150.0
 OUTAGE = 20.0
 """Seconds after a broker's fault in which a process may leave because none answered when it started."""
 MOST_COMPLAINTS = 4
@@ -83,9 +84,11 @@ class Load(threading.Thread):
                     self._over.wait(0.05)
             self._over.wait(_TICK)
 
-    def stop(self) -> None:
+    def stop(self, seconds: float = PATIENCE) -> bool:
+        """False where it is still at it."""
         self._over.set()
-        self.join()
+        self.join(seconds)
+        return not self.is_alive()
 
     def _record(self) -> tuple[bytes | None, bytes]:
         draw = self._random
@@ -158,6 +161,7 @@ class World:
                 one.process.send_signal(signal.SIGCONT)
             elif one.wake is None and one.stopped():
                 one.wake = time.monotonic() + one.hold
+                self.counts["stopped"] += 1
 
     def _bury(self, one: Process) -> None:
         (self.workers if one in self.workers else self.others).remove(one)
@@ -288,7 +292,7 @@ class World:
         fresh = self._asker("fresh", self._node("fresh"), follow=False)
         fresh.start()
         self.until("a fresh node comes to the end", lambda: fresh.failure is not None or fresh.came_to(ends))
-        fresh.stop()
+        fresh.stop(PATIENCE)
         if fresh.failure is not None:
             raise fresh.failure
         self.counts["answers"] += fresh.compared
@@ -299,9 +303,11 @@ class World:
             one.kill()
         if self._restart is not None:
             self._restart.join()
-        self.load.stop()
+        for thread in (self.load, self.near, self.far):
+            if not thread.stop(PATIENCE):
+                self.complaints.append(f"{thread.name} is not back after {PATIENCE:g} s; stacks are on standard error")
+                faulthandler.dump_traceback()
         for asker in (self.near, self.far):
-            asker.stop()
             self.counts["answers"] += asker.compared
             self.counts.update({f"refused: {why}": count for why, count in asker.refused.items()})
         self.plain.close()
