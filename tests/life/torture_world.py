@@ -261,6 +261,9 @@ class World:
         """The faults are over: whoever still runs must come to the log's end by itself. Returns records compared."""
         self.broker_is_back()
         self.load.stop()
+        for worker in self.workers:
+            if worker.root != self.site.folder:  # nobody would read what it makes there
+                worker.process.kill()
         if not self.workers:
             self.start_worker()
         self.until("batch runs end", lambda: not self.others)
