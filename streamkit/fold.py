@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+import numpy as np
 import polars as pl
 
 from streamkit.aggregate import OFFSET, PARTITION, TIME
 from streamkit.checkpoint import Slot
-from streamkit.record import Chunk, TopicPartition
-from streamkit.topic import Topic
+from streamkit.decode import Decoded, DecodedObjects, Rejected, objects_frame
 from streamkit.view import View
 from streamkit.window import END, START
 
@@ -26,91 +24,6 @@ FOLD_ROWS = 131_072
 """Values that wait before they are folded together: a group_by over many rows touches fewer keys a row."""
 
 _pack, _unpack = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder().decode
-
-
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """A record that cannot be used, with the reason."""
-
-    source: TopicPartition
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """Values of one partition in offset order; `picked` are their places in the chunk that they came in.
-
-    `timestamps` are the records' own, and empty where the topic's values tell their time themselves.
-    """
-
-    chunk: Chunk
-    picked: Sequence[int]
-    values: Sequence[Any]
-    offsets: Sequence[int]
-    timestamps: Sequence[int]
-
-    @property
-    def source(self) -> TopicPartition:
-        return self.chunk.source
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def since(self, offset: int) -> Decoded:
-        """Those at `offset` and after it."""
-        if not self.offsets or self.offsets[0] >= offset:
-            return self
-        return self.slice(bisect.bisect_left(self.offsets, offset), len(self.offsets))
-
-    def before(self, offset: int) -> Decoded:
-        """Those before `offset`."""
-        if not self.offsets or self.offsets[-1] < offset:
-            return self
-        return self.slice(0, bisect.bisect_left(self.offsets, offset))
-
-    def slice(self, start: int, stop: int) -> Decoded:
-        here = slice(start, stop)
-        return Decoded(self.chunk, self.picked[here], self.values[here], self.offsets[here], self.timestamps[here])
-
-    def rejected(self, index: int, reason: str) -> Rejected:
-        """The record behind a value, as one that cannot be used."""
-        at = self.picked[index]
-        chunk = self.chunk
-        record = (chunk.source, chunk.offsets[at], chunk.timestamps[at], chunk.keys[at], chunk.values[at])
-        return Rejected(*record, reason)
-
-
-def decode(topic: Topic, chunk: Chunk) -> tuple[Decoded, list[Rejected]]:
-    """The chunk's values, and the records that are none. Which they are depends on nothing but record and topic."""
-    decoder = topic.decode
-    try:
-        values = [decoder(v) for v in chunk.values]  # type: ignore[arg-type]
-    except (ValueError, TypeError):
-        return _decode_each(topic, chunk)
-    timestamps = () if topic.timestamp else chunk.timestamps
-    return Decoded(chunk, range(len(values)), values, chunk.offsets, timestamps), []
-
-
-def _decode_each(topic: Topic, chunk: Chunk) -> tuple[Decoded, list[Rejected]]:
-    good: list[int] = []
-    values: list[Any] = []
-    rejected: list[Rejected] = []
-    offsets, timestamps, payloads = chunk.offsets, chunk.timestamps, chunk.values
-    for i, payload in enumerate(payloads):
-        try:
-            if payload is None:
-                raise ValueError("a record without a value (a tombstone) is no event")
-            values.append(topic.decode(payload))
-            good.append(i)
-        except ValueError as error:
-            reason = f"not a {topic.schema.owner}: {error}"
-            rejected.append(Rejected(chunk.source, offsets[i], timestamps[i], chunk.keys[i], payload, reason))
-    times = [] if topic.timestamp else [timestamps[i] for i in good]
-    return Decoded(chunk, good, values, [offsets[i] for i in good], times), rejected
 
 
 class Fold:
@@ -222,17 +135,32 @@ class Fold:
         return out
 
     def _frame(self, batches: Sequence[Decoded]) -> pl.DataFrame:
-        topic = self.view.topic
-        values = [v for b in batches for v in b.values] if len(batches) > 1 else batches[0].values
-        columns = [topic.schema[name].column(values) for name in self.view.fields]
-        columns.append(_partitions(batches))
+        topic, fields = self.view.topic, self.view.fields
+        read = fields_of(self.view)
+        objects = [b for b in batches if isinstance(b, DecodedObjects)]
+        others = [b for b in batches if not isinstance(b, DecodedObjects)]
+        frames = [b.frame(read) for b in others]
+        if objects:  # all at once: a frame for each of many small ones would cost more than they
+            frames.append(objects_frame(topic, read, [v for b in objects for v in b.values]))
+        frame = pl.concat(frames)
+        in_order = [*others, *objects]
+        columns = [_partitions(in_order)]
         if topic.timestamp:
-            columns.append(topic.schema[topic.timestamp].column(values).alias(TIME))
+            columns.append(frame[topic.timestamp].alias(TIME))
         else:
-            columns.append(pl.Series(TIME, [t for b in batches for t in b.timestamps], dtype=pl.Int64))
+            columns.append(_numbers(TIME, [b.timestamps for b in in_order]))
         if self._needs_offset:
-            columns.append(pl.Series(OFFSET, [o for b in batches for o in b.offsets], dtype=pl.Int64))
-        return pl.DataFrame(columns)
+            columns.append(_numbers(OFFSET, [b.offsets for b in in_order]))
+        return frame.select(fields).with_columns(columns)
+
+
+def fields_of(view: View) -> tuple[str, ...]:
+    """The fields of the topic that a View's fold reads."""
+    return tuple(sorted({*view.fields, *([view.topic.timestamp] if view.topic.timestamp else [])}))
+
+
+def _numbers(name: str, runs: Sequence[Sequence[int]]) -> pl.Series:
+    return pl.Series(name, np.concatenate([np.asarray(run, np.int64) for run in runs]))
 
 
 def _partitions(batches: Sequence[Decoded]) -> pl.Series:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from functools import cached_property
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import numpy as np
 
 Headers = Sequence[tuple[str, bytes | None]]
+Array = np.ndarray[Any, Any]
 
 
 class TopicPartition(NamedTuple):
@@ -95,6 +99,86 @@ class RecordChunk:
 
     def __len__(self) -> int:
         return len(self._records)
+
+
+class FlatBytes:
+    """Byte strings end to end in one buffer.
+
+    data      uint8: their bytes, and at least PADDING more
+    starts    int64, one each: where it begins in `data`
+    lengths   int64, one each; negative for None
+
+    >>> data = np.frombuffer(b"onetwo" + bytes(FlatBytes.PADDING), np.uint8)
+    >>> FlatBytes(data, np.array([0, 3, 3]), np.array([3, -1, 3])).tolist()
+    [b'one', None, b'two']
+    """
+
+    PADDING: ClassVar[int] = 16
+
+    __slots__ = ("data", "lengths", "starts")
+
+    def __init__(self, data: Array, starts: Array, lengths: Array) -> None:
+        self.data, self.starts, self.lengths = data, starts, lengths
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, here: slice) -> FlatBytes:
+        return FlatBytes(self.data, self.starts[here], self.lengths[here])
+
+    def tolist(self) -> list[bytes | None]:
+        if not len(self.starts):
+            return []
+        first = int(self.starts[0])
+        raw = self.data[first : self.starts[-1] + max(int(self.lengths[-1]), 0)].tobytes()
+        starts = (self.starts - first).tolist()
+        if int(self.lengths.min()) >= 0:
+            return [raw[start : start + n] for start, n in zip(starts, self.lengths.tolist(), strict=True)]
+        pairs = zip(starts, self.lengths.tolist(), strict=True)
+        return [raw[start : start + n] if n >= 0 else None for start, n in pairs]
+
+
+class FlatChunk:
+    """A Chunk whose columns are arrays; what it is asked for as Python objects is made then.
+
+    `offsets_array` and `timestamps_array` are int64; `headers_of` has those of the records that have any, by their
+    place in the chunk.
+    """
+
+    def __init__(
+        self,
+        source: TopicPartition,
+        offsets: Array,
+        timestamps: Array,
+        flat: FlatBytes,
+        flat_keys: FlatBytes,
+        headers_of: Mapping[int, Headers],
+    ) -> None:
+        self.source, self.flat, self.flat_keys, self.headers_of = source, flat, flat_keys, headers_of
+        self.offsets_array, self.timestamps_array = offsets, timestamps
+
+    @cached_property
+    def offsets(self) -> list[int]:
+        return list(self.offsets_array.tolist())
+
+    @cached_property
+    def values(self) -> list[bytes | None]:
+        return self.flat.tolist()
+
+    @cached_property
+    def keys(self) -> list[bytes | None]:
+        return self.flat_keys.tolist()
+
+    @cached_property
+    def timestamps(self) -> list[int]:
+        return list(self.timestamps_array.tolist())
+
+    @cached_property
+    def headers(self) -> list[Headers]:
+        return [self.headers_of.get(i, ()) for i in range(len(self))]
+
+    def __len__(self) -> int:
+        return len(self.offsets_array)
 
 
 def records_of(chunk: Chunk) -> Iterator[Record]:

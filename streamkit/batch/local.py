@@ -28,8 +28,9 @@ import msgspec
 from streamkit.batch.plan import Plan, Split
 from streamkit.checkpoint import slot_of
 from streamkit.control import File
+from streamkit.decode import Decoded, Decoder, Rejected
 from streamkit.errors import BadRecord, OffsetOutOfRange, StateLocked, TopicChanged
-from streamkit.fold import FOLD_ROWS, Decoded, Fold, Rejected, States, decode
+from streamkit.fold import FOLD_ROWS, Fold, States, fields_of
 from streamkit.log.base import Log
 from streamkit.log.kafka import KafkaLog
 from streamkit.record import TopicPartition
@@ -80,6 +81,7 @@ class Tasks:
     def __init__(self, log: Log, view: View, folder: Path) -> None:
         self._log, self._view, self._folder = log, view, folder
         self._fold = Fold(view)
+        self._decode = Decoder(view.topic, fields_of(view))
 
     def fold(self, split: Split) -> Split:
         """Read the Split's records and write its states."""
@@ -116,7 +118,7 @@ class Tasks:
             rejected: list[Rejected] = []
             while reader.positions()[source] < split.end:
                 for chunk in reader.poll(_POLL, 1.0):
-                    decoded, bad = decode(self._view.topic, chunk)
+                    decoded, bad = self._decode(chunk)
                     inside = decoded.before(split.end)
                     batches += [inside] if len(inside) else []
                     rejected += [r for r in bad if r.offset < split.end]

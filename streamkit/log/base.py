@@ -41,9 +41,6 @@ class Reader(Protocol):
     def remove(self, sources: Collection[TopicPartition]) -> None:
         """Read these partitions no more; those that are not read are ignored."""
 
-    def commit(self, positions: Mapping[TopicPartition, int]) -> None:
-        """Tell the broker the group's positions, for lag tools only: the truth is in the Store."""
-
     def close(self) -> None: ...
 
 
@@ -185,7 +182,7 @@ class Log(Protocol):
         With `committed=False` the high watermark: the end of open transactions, too.
         """
 
-    def reader(self, positions: Mapping[TopicPartition, int], *, group: str | None = None) -> Reader:
+    def reader(self, positions: Mapping[TopicPartition, int]) -> Reader:
         """A Reader from these offsets. Raises TopicMissing, TopicChanged (no such partition), BrokerUnreachable."""
 
     def writer(self) -> Writer:

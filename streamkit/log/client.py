@@ -21,6 +21,8 @@ READER: dict[str, Any] = {
 }
 READER_REQUIRED: dict[str, Any] = {
     "isolation.level": "read_committed",
+    # Nothing is ever committed to it, nobody joins it: librdkafka asks for a name.
+    "group.id": "streamkit-reader",
     "enable.auto.commit": False,
     # Any other policy would jump over deleted records in silence.
     "auto.offset.reset": "error",

@@ -77,7 +77,7 @@ class MemoryLog:
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self.clock = clock
         self.committed: dict[str, dict[TopicPartition, int]] = {}
-        """What readers committed, by group: what lag tools would see."""
+        """What members committed, by group: what lag tools would see."""
         self._topics: dict[str, _Topic] = {}
         self._groups: dict[str, Group] = {}
         self._transactional: dict[str, object] = {}
@@ -144,11 +144,11 @@ class MemoryLog:
         with self._changed:
             return {number: p.end for number, p in enumerate(self._topic(topic).partitions)}
 
-    def reader(self, positions: Mapping[TopicPartition, int], *, group: str | None = None) -> MemoryReader:
+    def reader(self, positions: Mapping[TopicPartition, int]) -> MemoryReader:
         with self._changed:
             for source in positions:
                 self._partition(source)
-            return MemoryReader(self, positions, group)
+            return MemoryReader(self, positions)
 
     def writer(self) -> MemoryWriter:
         return MemoryWriter(self)
@@ -224,8 +224,8 @@ class MemoryLog:
 class MemoryReader:
     """A Reader of a MemoryLog."""
 
-    def __init__(self, log: MemoryLog, positions: Mapping[TopicPartition, int], group: str | None) -> None:
-        self._log, self._positions, self._group = log, dict(positions), group
+    def __init__(self, log: MemoryLog, positions: Mapping[TopicPartition, int]) -> None:
+        self._log, self._positions = log, dict(positions)
         self._ids = {source.topic: log._topic(source.topic).info.id for source in positions}
 
     def poll(self, max_records: int, timeout: float) -> list[Chunk]:
@@ -289,11 +289,6 @@ class MemoryReader:
         with self._log._changed:
             for source in sources:
                 self._positions.pop(source, None)
-
-    def commit(self, positions: Mapping[TopicPartition, int]) -> None:
-        if self._group is not None:
-            with self._log._changed:
-                self._log.committed.setdefault(self._group, {}).update(positions)
 
     def close(self) -> None:
         """Nothing to let go."""

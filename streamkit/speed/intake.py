@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from streamkit.agent import Agent
 from streamkit.deadletter import REPLAY_AGENT, DeadLetter, Kind
+from streamkit.decode import Decoded, Decoder, Rejected
 from streamkit.errors import AgentFailed, BadRecord
-from streamkit.fold import Decoded, Rejected, decode
+from streamkit.fold import fields_of
 from streamkit.log.base import Committer
 from streamkit.record import Chunk, TopicPartition
 from streamkit.speed.agents import AgentHost, Emitted, Failure
@@ -39,6 +40,7 @@ class Intake:
     def __init__(self, topology: Topology, tasks: Tasks, committer: Committer, counters: Counters) -> None:
         self._topology, self._tasks, self._committer, self.counters = topology, tasks, committer, counters
         self._sources = topology.sources()
+        self._decoders = {name: Decoder(topic, _columns(topology, topic)) for name, topic in self._sources.items()}
         agents = list(topology.agents.values())
         self.host = AgentHost(agents, emit=self._emit, failed=self._agent_failed, tables=tasks.tables)
 
@@ -48,7 +50,7 @@ class Intake:
         if topic is None:
             self._take_replayed(chunk)
             return
-        decoded, rejected = decode(topic, chunk)
+        decoded, rejected = self._decoders[topic.name](chunk)
         self._reject("decode", "", topic, self._fresh(chunk.source, rejected))
         for task in self._tasks.views.values():
             if task.view.topic.name == topic.name:
@@ -77,7 +79,7 @@ class Intake:
     def _take_replayed(self, chunk: Chunk) -> None:
         """Events that `streamkit dead-letter replay` sent to one agent each; no View sees them."""
         topic = next(t for t in self._sources.values() if t.replays == chunk.source.topic)
-        decoded, rejected = decode(topic, chunk)
+        decoded, rejected = self._decoders[topic.name](chunk)
         self._reject("decode", "", topic, rejected)
         for i, at in enumerate(decoded.picked):
             name = (dict(chunk.headers[at]).get(REPLAY_AGENT) or b"").decode()
@@ -134,6 +136,12 @@ class Intake:
 
     def _agents_of(self, source: TopicPartition) -> list[Agent]:
         return [a for a in self._topology.agents.values() if (a.name, source) in self._tasks.offsets]
+
+
+def _columns(topology: Topology, topic: Topic) -> set[str]:
+    """The fields of a topic that some View reads."""
+    views = [view for view in topology.views.values() if view.topic.name == topic.name]
+    return {field for view in views for field in fields_of(view)}
 
 
 def _events(decoded: Decoded) -> EventBatch:

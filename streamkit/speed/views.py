@@ -25,8 +25,9 @@ from streamkit.checkpoint import (
     task_prefix,
 )
 from streamkit.control import BatchView, Sealed
+from streamkit.decode import Decoded, Rejected
 from streamkit.errors import DefinitionChanged, TopicChanged
-from streamkit.fold import FOLD_ROWS, Decoded, Fold, Rejected, State, States
+from streamkit.fold import FOLD_ROWS, Fold, State, States
 from streamkit.log.base import Change
 from streamkit.record import TopicPartition
 from streamkit.store.base import Store

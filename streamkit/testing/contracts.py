@@ -264,15 +264,6 @@ class LogContract(ABC):
                 assert reader.positions() == dict.fromkeys(sources, 50)
             assert all(r.value == f"{r.topic}/{r.partition}".encode() for r in records)
 
-    def test_commits_are_taken_and_change_nothing(self) -> None:
-        with self.topic() as (log, name):
-            self.put(log, name, [b"a", b"b"])
-            source = TopicPartition(name, 0)
-            with closing(log.reader({source: 1}, group=f"group-{name}")) as reader:
-                reader.commit({source: 2})
-                reader.commit({})
-                assert [r.value for r in read(reader, 1)] == [b"b"]
-
     def test_readers_do_not_disturb_each_other(self) -> None:
         with self.topic() as (log, name):
             self.put(log, name, [b"%d" % i for i in range(20)])

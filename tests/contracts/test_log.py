@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import closing
+from typing import ClassVar
 
 import pytest
 from confluent_kafka import Producer, murmur2
@@ -14,7 +15,8 @@ from streamkit.errors import BrokerUnreachable, LogError
 from streamkit.log.base import Log
 from streamkit.log.kafka import KafkaLog
 from streamkit.log.memory import MemoryLog, partition_of
-from streamkit.record import TopicPartition
+from streamkit.native.loader import SWITCH, loader
+from streamkit.record import FlatChunk, TopicPartition
 from streamkit.settings import Connection
 from streamkit.testing.contracts import LogContract, expect, read, settle
 
@@ -46,11 +48,6 @@ class TestMemoryLog(LogContract):
             self.put(log, name, [b"a"])
             assert read(reader, 1)[0].timestamp == 12_500
 
-    def test_commits_are_kept_by_group(self) -> None:
-        with self.topic() as (log, name), closing(log.reader({TopicPartition(name, 0): 0}, group="g")) as reader:
-            reader.commit({TopicPartition(name, 0): 7})
-            assert self.log.committed == {"g": {TopicPartition(name, 0): 7}}
-
     def test_a_busy_partition_does_not_starve_another(self) -> None:
         with self.topic(partitions=2) as (log, name), self.open(log, name, partitions=2) as reader:
             for number in range(2):
@@ -63,11 +60,13 @@ def test_the_memory_log_partitions_as_librdkafka_does(key: bytes, partitions: in
     assert partition_of(key, partitions) == murmur2(key, partitions)
 
 
-@pytest.mark.kafka
-class TestKafkaLog(LogContract):
+class KafkaLogContract(LogContract):
+    switch: ClassVar[str]
+
     @pytest.fixture(autouse=True)
-    def _brokers(self, brokers: str) -> None:
+    def _brokers(self, brokers: str, monkeypatch: pytest.MonkeyPatch) -> None:
         self.brokers = brokers
+        monkeypatch.setenv(SWITCH, self.switch)
 
     def make_log(self) -> Log:
         return KafkaLog(Connection(self.brokers))
@@ -116,6 +115,22 @@ class TestKafkaLog(LogContract):
     def test_settings_the_client_does_not_know_are_named(self) -> None:
         with expect(LogError, "no.such.setting"):
             KafkaLog(Connection(self.brokers, {"no.such.setting": "1"}))
+
+
+@pytest.mark.kafka
+class TestKafkaLogByMessage(KafkaLogContract):
+    switch = "off"
+
+
+@pytest.mark.kafka
+class TestKafkaLogByColumns(KafkaLogContract):
+    switch = "on"
+
+    def test_it_is_what_is_read_with(self) -> None:
+        with self.topic() as (log, name), self.open(log, name) as reader:
+            self.put(log, name, [b"a"])
+            [chunk] = reader.poll(10, 10)
+            assert isinstance(chunk, FlatChunk), loader.failure
 
 
 def test_an_absent_broker_is_reported_in_time_and_quietly(capfd: pytest.CaptureFixture[str]) -> None:

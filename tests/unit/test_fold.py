@@ -17,8 +17,9 @@ import pytest
 import streamkit as sk
 from streamkit.aggregate import OFFSET, PARTITION, TIME
 from streamkit.cut import Cut
+from streamkit.decode import Decoder
 from streamkit.errors import AgentFailed, BadRecord, OffsetOutOfRange, StateMissing
-from streamkit.fold import Fold, decode
+from streamkit.fold import Fold
 from streamkit.record import Record, RecordChunk
 from streamkit.schema import row_of
 from streamkit.testing.driver import Driver
@@ -57,7 +58,7 @@ def test_columns_say_what_rows_say_for_every_type_of_field() -> None:
     _, sales, view = make()
     values = [sale(f"s{n % 3}", n, n % 60) for n in range(100)]
     chunk = RecordChunk([Record("sales", 1, 10 + n, 0, None, sales.encode(v)) for n, v in enumerate(values)])
-    decoded, rejected = decode(sales, chunk)
+    decoded, rejected = Decoder(sales)(chunk)
     assert rejected == []
     states, bad = Fold(view).states([decoded])
     assert bad == []

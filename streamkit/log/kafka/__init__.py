@@ -3,7 +3,8 @@
 from streamkit.log.kafka.committer import OrderedCommitter, TransactionalCommitter
 from streamkit.log.kafka.log import KafkaLog
 from streamkit.log.kafka.member import KafkaMember
-from streamkit.log.kafka.reader import KafkaReader, MessageChunk
+from streamkit.log.kafka.plane import MessageChunk
+from streamkit.log.kafka.reader import KafkaReader
 from streamkit.log.kafka.writer import KafkaWriter
 
 __all__ = [

@@ -37,13 +37,16 @@ class Cluster:
         self.admin: AdminClient = self.client(AdminClient, {}, {})
 
     def client(self, kind: Callable[..., T], defaults: Mapping[str, Any], required: Mapping[str, Any]) -> T:
-        """A librdkafka client: our defaults, over them the user's settings, over them what correctness rests on."""
-        settings = {**defaults, **self.connection.client, **required, "bootstrap.servers": self.connection.brokers}
+        """A librdkafka client with these `settings`."""
         try:
-            return kind(settings, logger=_ClientLog())
+            return kind(self.settings(defaults, required), logger=_ClientLog())
         except KafkaException as failure:
             reason = failure.args[0].str()
             raise LogError(f"Kafka client settings: {reason}; see librdkafka's CONFIGURATION.md") from failure
+
+    def settings(self, defaults: Mapping[str, Any], required: Mapping[str, Any]) -> dict[str, Any]:
+        """Our defaults, over them the user's settings, over them what correctness rests on."""
+        return {**defaults, **self.connection.client, **required, "bootstrap.servers": self.connection.brokers}
 
     def ask(self, about: str, request: Callable[[], T]) -> T:
         """Ask again while leadership moves, as it does for some milliseconds after a topic was made."""

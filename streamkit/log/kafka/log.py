@@ -108,10 +108,10 @@ class KafkaLog:
             if not 0 <= source.partition < counts[source.topic]:
                 raise TopicChanged(f"{source}: the topic has {counts[source.topic]} partitions, numbered from 0")
 
-    def reader(self, positions: Mapping[TopicPartition, int], *, group: str | None = None) -> KafkaReader:
+    def reader(self, positions: Mapping[TopicPartition, int]) -> KafkaReader:
         """Raises TopicMissing, TopicChanged and BrokerUnreachable at once, not at the first poll."""
         self.check(positions)
-        return KafkaReader(self, positions, group)
+        return KafkaReader(self, positions)
 
     def writer(self) -> KafkaWriter:
         """Raises BrokerUnreachable at once, so that records are not buffered for nobody."""

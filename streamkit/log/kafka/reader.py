@@ -1,72 +1,45 @@
-"""Reading: Chunks over librdkafka's Messages, and the Reader that yields them."""
+"""Reading: the Reader of assigned partitions, over a data plane that is exchanged under load."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Collection, Mapping
-from functools import cached_property
-from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message
-from confluent_kafka import TopicPartition as Place
+from confluent_kafka import Consumer, KafkaError, KafkaException
 
 from streamkit.errors import LogError, OffsetOutOfRange
 from streamkit.log import client
-from streamkit.record import Chunk, Headers, TopicPartition
+from streamkit.log.kafka.flat import FlatPlane
+from streamkit.log.kafka.librdkafka import Unusable
+from streamkit.log.kafka.plane import Fetched, MessagePlane, Plane
+from streamkit.native.loader import Loops, loader
+from streamkit.record import Chunk, TopicPartition
 
 if TYPE_CHECKING:
     from streamkit.log.kafka.log import KafkaLog
 
 logger = logging.getLogger(__name__)
 
-
-class MessageChunk:
-    """A Chunk over librdkafka's Message objects; a column is made when it is first asked for."""
-
-    def __init__(self, source: TopicPartition, messages: list[Message]) -> None:
-        self.source = source
-        self._messages = messages
-
-    # map() over the unbound C method takes half the time of a comprehension that looks it up per message.
-    @cached_property
-    def offsets(self) -> list[int]:
-        return list(map(Message.offset, self._messages))  # type: ignore[arg-type]
-
-    @cached_property
-    def values(self) -> list[bytes | None]:
-        return list(map(Message.value, self._messages))
-
-    @cached_property
-    def keys(self) -> list[bytes | None]:
-        return list(map(Message.key, self._messages))
-
-    @cached_property
-    def timestamps(self) -> list[int]:
-        return [message.timestamp()[1] for message in self._messages]
-
-    @cached_property
-    def headers(self) -> list[Headers]:
-        return [message.headers() or () for message in self._messages]  # type: ignore[misc]
-
-    def __len__(self) -> int:
-        return len(self._messages)
+_BULK, _BULKS = 5_000, 10
+"""Polls that bring so many records, and so many of them, are a load that the flat plane is made for."""
 
 
 class KafkaReader:
     """A Reader by `assign` at given offsets: no group membership, so no rebalance can move it."""
 
-    def __init__(self, log: KafkaLog, positions: Mapping[TopicPartition, int], group: str | None) -> None:
-        self._log, self._cluster, self._group = log, log.cluster, group
+    def __init__(self, log: KafkaLog, positions: Mapping[TopicPartition, int]) -> None:
+        self._log, self._cluster = log, log.cluster
         self._positions = dict(positions)
         self._failures: dict[TopicPartition | None, LogError] = {}
         self._down = False
-        callbacks = {"error_cb": self._on_error, "on_commit": _on_commit}
-        required = {**client.READER_REQUIRED, **callbacks, "group.id": group or "streamkit-reader"}
-        self._consumer: Consumer = log.cluster.client(Consumer, client.READER, required)
-        self._consumer.assign(_places(positions))
-        self._note_topics()
+        self._crowded = 0
+        # Where the loops are loaded already, or are wanted from the first record on.
+        flat = self._flat(loader.load() if loader.wanted == "on" else loader.loops())
+        self._plane: Plane = flat or self._by_message()
+        if positions:
+            self._plane.add(positions)
 
     def poll(self, max_records: int, timeout: float) -> list[Chunk]:
         """As `Reader.poll`. While brokers restart it waits, as for records: librdkafka reconnects."""
@@ -74,15 +47,15 @@ class KafkaReader:
         while True:
             if self._failures:
                 raise next(iter(self._failures.values()))
-            messages = self._fetch(max_records, max(0.0, deadline - time.monotonic()))
-            before = None
-            # A Message is false when its value is empty and an error is true: test the errors, never the messages.
-            if any(map(Message.error, messages)):
-                before = dict(self._positions)
-                messages = self._note_events(messages)
-            if messages:
+            fetched = self._fetch(max_records, max(0.0, deadline - time.monotonic()))
+            before = dict(self._positions) if fetched.events else None
+            self._note_events(fetched)
+            if fetched.chunks:
                 self._down = False
-                return self._chunks(messages)
+                for source, end in fetched.ends.items():
+                    self._advance(source, end)
+                self._consider(sum(map(len, fetched.chunks)))
+                return fetched.chunks
             moved = before is not None and before != self._positions
             if moved or (not self._failures and time.monotonic() >= deadline):
                 return []
@@ -94,90 +67,70 @@ class KafkaReader:
         if source not in self._positions:
             raise LogError(f"{source}: not read by this reader, which reads {', '.join(map(str, self._positions))}")
         # Taken away and given back: `Consumer.seek` is refused once an error has stopped the partition's fetch.
-        place = Place(source.topic, source.partition, offset)
-        self._consumer.incremental_unassign([place])
-        self._consumer.incremental_assign([place])
+        self._plane.remove([source])
+        self._plane.add({source: offset})
         self._positions[source] = offset
         self._failures.pop(source, None)
 
     def add(self, positions: Mapping[TopicPartition, int]) -> None:
         self._log.check(positions)
         self.remove(positions)  # a partition that is read already is refused otherwise
-        self._consumer.incremental_assign(_places(positions))
+        self._plane.add(positions)
         self._positions.update(positions)
-        self._note_topics()
 
     def remove(self, sources: Collection[TopicPartition]) -> None:
         gone = [source for source in sources if source in self._positions]
-        # What of them is buffered in librdkafka is outdated by this call, and never returned.
-        self._consumer.incremental_unassign([Place(*source) for source in gone])
+        self._plane.remove(gone)
         for source in gone:
             del self._positions[source]
             self._failures.pop(source, None)
-        self._note_topics()
-
-    def commit(self, positions: Mapping[TopicPartition, int]) -> None:
-        """Without a group there is nobody to tell. Never raises: the truth is in the Store."""
-        if self._group is None or not positions:
-            return
-        try:
-            self._consumer.commit(offsets=_places(positions), asynchronous=True)
-        except KafkaException as failure:
-            logger.debug("group %s: positions not committed: %s", self._group, failure)
 
     def close(self) -> None:
-        self._consumer.close()
+        self._plane.close()
 
-    def _note_topics(self) -> None:
-        """Runs of one topic are told apart by their partition's number, which is quicker."""
-        self._one_topic = len({source.topic for source in self._positions}) <= 1
+    # -- planes -------------------------------------------------------------------------------------------------------
 
-    def _fetch(self, max_records: int, wait: float) -> list[Message]:
-        """`consume(n, t)` waits all of t unless n arrive, so only `poll` may wait."""
+    def _by_message(self) -> MessagePlane:
+        heard = {**client.READER_REQUIRED, "error_cb": self._on_error}
+        return MessagePlane(self._cluster.client(Consumer, client.READER, heard))
+
+    def _flat(self, loops: Loops | None) -> FlatPlane | None:
+        """The flat plane, where it can be."""
+        if loops is None:
+            return None
         try:
-            messages: list[Message] = self._consumer.consume(max_records, 0)
-            if not messages and wait > 0:
-                first = self._consumer.poll(wait)
-                if first is not None:
-                    messages = [first]
-                    if max_records > 1:
-                        messages += self._consumer.consume(max_records - 1, 0)
+            return FlatPlane(self._cluster.settings(client.READER, client.READER_REQUIRED), loops, self._on_error)
+        except Unusable as reason:
+            loader.give_up(str(reason))
+            return None
+
+    def _consider(self, records: int) -> None:
+        """Go over to the flat plane where records come in bulk, at the first poll at which its loops are there.
+
+        What the old plane has buffered is fetched again; `_positions` is where the new one begins.
+        """
+        self._crowded += records >= _BULK
+        if isinstance(self._plane, FlatPlane) or self._crowded < _BULKS or loader.wanted == "off":
+            return
+        loader.begin()
+        if (flat := self._flat(loader.loops())) is not None:
+            self._plane.close()
+            self._plane = flat
+            self._plane.add(self._positions)
+
+    def _fetch(self, max_records: int, wait: float) -> Fetched:
+        try:
+            return self._plane.fetch(max_records, wait)
         except KafkaException as failure:
             raise self._cluster.error(failure, "reader") from failure
-        return messages
 
-    def _chunks(self, messages: list[Message]) -> list[Chunk]:
-        """Group by partition. A fetch comes as long runs of one partition: cut runs, do not sort records."""
-        numbers = map(Message.partition, messages)
-        marks: list[Any] = list(numbers if self._one_topic else zip(map(Message.topic, messages), numbers, strict=True))
-        groups: dict[Any, list[Message]] = {}
-        if marks.count(marks[0]) == len(marks):
-            groups[marks[0]] = messages
-        else:
-            start = 0
-            for mark, same in groupby(marks):
-                end = start + sum(1 for _ in same)
-                groups.setdefault(mark, []).extend(messages[start:end])
-                start = end
-        chunks: list[Chunk] = []
-        for run in groups.values():
-            source = self._source(run[-1])
-            self._advance(source, run[-1].offset() + 1)  # type: ignore[operator]
-            chunks.append(MessageChunk(source, run))
-        return chunks
-
-    def _note_events(self, messages: list[Message]) -> list[Message]:
-        """Take events out from between the records: ends of partitions, and errors."""
-        records = []
-        for message in messages:
-            error = message.error()
-            if error is None:
-                records.append(message)
-            elif error.code() == KafkaError._PARTITION_EOF:
-                self._advance(self._source(message), message.offset())
+    def _note_events(self, fetched: Fetched) -> None:
+        """Ends of partitions, and errors; what is of a partition that is not read any more is nobody's."""
+        for event in fetched.events:
+            if event.error.code() == KafkaError._PARTITION_EOF:
+                self._advance(event.source, event.offset)
             else:
-                self._fail(error, self._source(message), message.offset())
-        return records
+                self._fail(event.error, event.source, event.offset)
 
     def _advance(self, source: TopicPartition, offset: int | None) -> None:
         # An end of partition may come in the same batch as records that were written after it.
@@ -202,9 +155,6 @@ class KafkaReader:
             return f"a range that cannot be told ({unknown})"
         return f"[{start}, {end})"
 
-    def _source(self, message: Message) -> TopicPartition:
-        return TopicPartition(message.topic(), message.partition())  # type: ignore[arg-type]
-
     def _on_error(self, error: KafkaError) -> None:
         if error.name() in client.REFUSED or error.fatal():
             self._failures[None] = self._cluster.error(error, "reader")
@@ -213,12 +163,3 @@ class KafkaReader:
             logger.warning("no Kafka broker answers at %s; still trying", self._cluster.connection.brokers)
         else:
             logger.debug("reader: %s", error)
-
-
-def _on_commit(error: KafkaError | None, places: list[Place]) -> None:
-    if error is not None:
-        logger.debug("positions not committed: %s %s", error, places)
-
-
-def _places(positions: Mapping[TopicPartition, int]) -> list[Place]:
-    return [Place(source.topic, source.partition, offset) for source, offset in positions.items()]

@@ -1,0 +1,81 @@
+"""Loads the compiled loops in the background, once it is worth it.
+
+Importing numba takes half a second and 60 MB, compiling the loops 4 s, once on a machine (numba keeps them beside the
+source, or in the user's cache directory). So nothing of it happens before somebody reads in bulk, and work goes on
+meanwhile, an object a record.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+SWITCH = "STREAMKIT_COLUMNS"
+"""Environment: `off` for an object a record always, `on` to load the loops at the first record; else under load."""
+
+
+@dataclass(frozen=True)
+class Loops:
+    """The compiled modules."""
+
+    scan: Any
+    messages: Any
+
+
+class Loader:
+    """One a process: `loader`."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._loops: Loops | None = None
+        self.failure: str | None = None
+        """Why there are none, and there will be none."""
+
+    @property
+    def wanted(self) -> str:
+        return os.environ.get(SWITCH, "auto")
+
+    def loops(self) -> Loops | None:
+        """The loops, if they are there."""
+        return None if self.wanted == "off" else self._loops
+
+    def begin(self) -> None:
+        """Begin to load them, if nobody has."""
+        with self._lock:
+            if self._thread is None and self.wanted != "off":
+                self._thread = threading.Thread(target=self._load, name="streamkit-loops", daemon=True)
+                self._thread.start()
+
+    def load(self) -> Loops | None:
+        """Wait for them; None where they cannot be: see `failure`."""
+        self.begin()
+        if self._thread is not None:
+            self._thread.join()
+        return self.loops()
+
+    def give_up(self, reason: str) -> None:
+        """They cannot be used here: told once."""
+        if self.failure is None:
+            self.failure = reason
+            self._loops = None
+            logger.warning(
+                "the columnar path is off, records are read an object each, which is some times slower: %s. "
+                "`pip install 'streamkit[columns]'` brings what it needs; %s=off says that this is meant",
+                reason, SWITCH,
+            )  # fmt: skip
+
+    def _load(self) -> None:
+        try:
+            self._loops = Loops(*(importlib.import_module(f"streamkit.native.{name}") for name in ("scan", "messages")))
+        except Exception as error:  # whatever numba, LLVM or the cache directory come up with: the plain path is there
+            self.give_up(f"{type(error).__name__}: {error}".splitlines()[0])
+
+
+loader = Loader()

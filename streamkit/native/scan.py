@@ -1,0 +1,359 @@
+"""JSON records to columns, compiled: the loop that `columns.py` drives.
+
+It takes a record that it understands in full, and is in doubt about every other: escapes in strings, numbers that need
+care, values nested in unknown fields, whatever is malformed. Those the codec decodes by itself, and says what is wrong.
+So it may be simple, and must never be wrong about a record that it takes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit, types
+
+from streamkit.native.memory import byte_at, word_at, zeros_below
+
+INT, FLOAT, TEXT, BOOL = 0, 1, 2, 3
+"""Kinds of fields."""
+
+DOUBT = -1
+
+_ONES = np.uint64(0x0101010101010101)
+_HIGHS = np.uint64(0x8080808080808080)
+_QUOTES = np.uint64(0x2222222222222222)
+_ESCAPES = np.uint64(0x5C5C5C5C5C5C5C5C)
+_BLANKS = np.uint64(0x2020202020202020)
+_NULL, _TRUE, _FALS = 0x6C6C756E, 0x65757274, 0x736C6166
+_HALF = np.uint64(0xFFFFFFFF)
+_FULL = np.uint64(0xFFFFFFFFFFFFFFFF)
+_INLINE = 12
+"""The bytes of a text that fit into its view."""
+_DIGITS = 18
+"""So many always fit into 64 bits."""
+_EXACT = 1 << 53
+_POWERS = np.array([10.0**i for i in range(23)])
+"""All powers of ten that a double holds exactly."""
+
+_i64 = types.int64
+_place = types.UniTuple(_i64, 2)
+_ends, _fields = types.int64[::1], types.int64[:, ::1]
+_ints, _floats, _texts, _nulls = (
+    types.int64[:, ::1],
+    types.float64[:, ::1],
+    types.uint64[:, :, ::1],
+    types.uint8[:, ::1],
+)
+
+
+@njit(types.uint64(_i64), cache=True, nogil=True)
+def _mask(count: Any) -> Any:
+    """A word whose lowest `count` bytes are all ones."""
+    return np.uint64(0) if count <= 0 else _FULL >> np.uint64(64 - 8 * count)
+
+
+@njit(_i64(_i64, _i64), cache=True, nogil=True)
+def _blank_end(at: Any, end: Any) -> Any:
+    while at < end:
+        c = byte_at(at)
+        if c != 32 and c != 10 and c != 13 and c != 9:
+            break
+        at += 1
+    return at
+
+
+@njit(_i64(_i64, _i64), cache=True, nogil=True)
+def _text_end_slowly(at: Any, end: Any) -> Any:
+    """As `_text_end`, where some byte is not ASCII: well-formed UTF-8 by table 3-7 of the Unicode standard."""
+    while at < end:
+        c = byte_at(at)
+        if c == 0x22:
+            return at
+        if c < 0x20 or c == 0x5C:
+            return DOUBT
+        if c < 0x80:
+            at += 1
+            continue
+        low, high, more = 0x80, 0xBF, 1
+        if c < 0xC2 or c > 0xF4:
+            return DOUBT
+        if c >= 0xF0:
+            more = 3
+            low = 0x90 if c == 0xF0 else low
+            high = 0x8F if c == 0xF4 else high
+        elif c >= 0xE0:
+            more = 2
+            low = 0xA0 if c == 0xE0 else low
+            high = 0x9F if c == 0xED else high
+        if at + more >= end:
+            return DOUBT
+        second = byte_at(at + 1)
+        if second < low or second > high:
+            return DOUBT
+        for i in range(2, more + 1):
+            if byte_at(at + i) & 0xC0 != 0x80:
+                return DOUBT
+        at += more + 1
+    return DOUBT
+
+
+@njit(_i64(_i64, _i64), cache=True, nogil=True)
+def _text_end(at: Any, end: Any) -> Any:
+    """Where the quote is that ends a string, eight bytes at a time; DOUBT for an escape and for what is malformed.
+
+    It looks up to seven bytes past `end`.
+    """
+    while at < end:
+        word = word_at(at)
+        quote, escape = word ^ _QUOTES, word ^ _ESCAPES
+        # The lowest flag of each is right; a higher one may be a borrow from it.
+        stop = ((quote - _ONES) & ~quote) | ((escape - _ONES) & ~escape) | ((word - _BLANKS) & ~word) | word
+        stop &= _HIGHS
+        if stop == 0:
+            at += 8
+            continue
+        at += zeros_below(stop) >> 3
+        if at >= end:
+            return DOUBT
+        c = byte_at(at)
+        if c == 0x22:
+            return at
+        return _text_end_slowly(at, end) if c >= 0x80 else DOUBT
+    return DOUBT
+
+
+@njit(types.boolean(_i64, _i64, _i64), cache=True, nogil=True)
+def _same(left: Any, right: Any, length: Any) -> Any:
+    """Are two runs of bytes the same? Looks up to seven bytes past each."""
+    while length >= 8:
+        if word_at(left) != word_at(right):
+            return False
+        left += 8
+        right += 8
+        length -= 8
+    if length == 0:
+        return True
+    # Little-endian, as every machine that a wheel of numba exists for.
+    differ = word_at(left) ^ word_at(right)
+    return (differ << np.uint64(64 - 8 * length)) == 0
+
+
+@njit(_place(_i64, _i64, _i64), cache=True, nogil=True)
+def _digits(at: Any, end: Any, value: Any) -> Any:
+    """Where a run of digits ends, and `value` with them behind it: right for up to 18 in all."""
+    while at < end:
+        digit = _i64(byte_at(at)) - 0x30
+        if digit < 0 or digit > 9:
+            break
+        value = value * 10 + digit
+        at += 1
+    return at, value
+
+
+@njit(_place(_i64, _i64), cache=True, nogil=True)
+def _int(at: Any, end: Any) -> Any:
+    """A whole number of up to 18 digits: where it ends, or DOUBT; and its value."""
+    negative = byte_at(at) == 0x2D
+    first = at + negative
+    at, value = _digits(first, end, 0)
+    digits = at - first
+    if digits == 0 or digits > _DIGITS or (digits > 1 and byte_at(first) == 0x30) or (negative and value == 0):
+        return DOUBT, 0
+    return at, -value if negative else value
+
+
+@njit(types.Tuple((_i64, types.float64))(_i64, _i64), cache=True, nogil=True)
+def _float(at: Any, end: Any) -> Any:
+    """Where a number ends and its value, if one multiplication or division rounds it rightly (Clinger 1990)."""
+    negative = byte_at(at) == 0x2D
+    first = at + negative
+    at, value = _digits(first, end, 0)
+    digits, power = at - first, 0
+    if digits == 0 or (digits > 1 and byte_at(first) == 0x30):
+        return DOUBT, 0.0
+    if at < end and byte_at(at) == 0x2E:
+        point = at + 1
+        at, value = _digits(point, end, value)
+        power = point - at
+        if power == 0:
+            return DOUBT, 0.0
+    if digits - power > _DIGITS:
+        return DOUBT, 0.0
+    if at < end and (byte_at(at) | 0x20) == 0x65:
+        at += 1
+        down = byte_at(at) == 0x2D
+        first = at + (down or byte_at(at) == 0x2B)
+        at, exponent = _digits(first, end, 0)
+        if at == first or at - first > 4:
+            return DOUBT, 0.0
+        power += -exponent if down else exponent
+    if value > _EXACT or power > 22 or power < -22 or (negative and value == 0):
+        return DOUBT, 0.0
+    number = value / _POWERS[-power] if power < 0 else value * _POWERS[power]
+    return at, -number if negative else number
+
+
+@njit(_i64(_i64, _i64), cache=True, nogil=True)
+def _skipped(at: Any, end: Any) -> Any:
+    """Where a value of an unknown field ends; DOUBT unless it is plain."""
+    c = byte_at(at)
+    if c == 0x22:
+        at = _text_end(at + 1, end)
+        return at if at == DOUBT else at + 1
+    if c == 0x2D or 0x30 <= c <= 0x39:
+        return _float(at, end)[0]
+    word = word_at(at) & _HALF
+    if word in (_NULL, _TRUE):
+        return at + 4
+    return at + 5 if word == _FALS and byte_at(at + 4) == 0x65 else DOUBT
+
+
+@njit(types.void(_texts, _i64, _i64, _i64, _i64, _i64), cache=True, nogil=True)
+def _view(texts: Any, column: Any, row: Any, at: Any, length: Any, offset: Any) -> None:
+    """A text as Arrow's BinaryView: its length; then itself where it is short, else its first 4 bytes and its place."""
+    if length > _INLINE:
+        texts[column, row, 0] = np.uint64(length) | ((word_at(at) & _HALF) << np.uint64(32))
+        texts[column, row, 1] = np.uint64(offset) << np.uint64(32)
+        return
+    first = word_at(at) & _mask(min(length, 4))
+    texts[column, row, 0] = np.uint64(length) | (first << np.uint64(32))
+    texts[column, row, 1] = word_at(at + 4) & _mask(max(length - 4, 0))
+
+
+@njit(_place(_i64, _i64, _i64, _ends, _i64), cache=True, nogil=True)
+def _field(at: Any, end: Any, names: Any, name_ends: Any, guess: Any) -> Any:
+    """Which field the name is that begins after a quote, -1 for none, and where it ends (DOUBT as ever).
+
+    Fields mostly come in their order, so the one after the last is tried first.
+    """
+    count = len(name_ends)
+    for turn in range(count):
+        field = guess + turn
+        if field >= count:
+            field -= count
+        begin = name_ends[field - 1] if field else 0
+        length = name_ends[field] - begin
+        if at + length < end and byte_at(at + length) == 0x22 and _same(at, names + begin, length):
+            return field, at + length + 1
+    at = _text_end(at, end)
+    return -1, (at if at == DOUBT else at + 1)
+
+
+@njit(types.void(_fields, _i64, _i64, _texts, _nulls), cache=True, nogil=True)
+def _null(fields: Any, field: Any, row: Any, texts: Any, nulls: Any) -> None:
+    nulls[field, row] = 1
+    column = fields[field, 3]
+    if column >= 0 and fields[field, 0] == TEXT:
+        texts[column, row, 0] = 0
+        texts[column, row, 1] = 0
+
+
+@njit(_i64(_i64, _i64, _i64, _i64, _i64, _i64, _ints, _floats, _texts), cache=True, nogil=True)
+def _value(
+    at: Any, end: Any, data: Any, kind: Any, column: Any, row: Any, ints: Any, floats: Any, texts: Any
+) -> Any:  # fmt: skip
+    """Take one value; returns where it ends."""
+    if kind == TEXT:
+        begin = at + 1
+        at = _text_end(begin, end) if byte_at(at) == 0x22 else DOUBT
+        if at == DOUBT:
+            return DOUBT
+        if column >= 0:
+            _view(texts, column, row, begin, at - begin, begin - data)
+        return at + 1
+    if kind == FLOAT:
+        at, number = _float(at, end)
+        if column >= 0:
+            floats[column, row] = number
+        return at
+    if kind == INT:
+        at, value = _int(at, end)
+    else:
+        word = word_at(at) & _HALF
+        value = _i64(word == _TRUE)
+        if word == _TRUE:
+            at += 4
+        else:
+            at = at + 5 if word == _FALS and byte_at(at + 4) == 0x65 else DOUBT
+    if column >= 0:
+        ints[column, row] = value
+    return at
+
+
+@njit(
+    types.boolean(_i64, _i64, _i64, _i64, _i64, _ends, _fields, _ints, _floats, _texts, _nulls), cache=True, nogil=True
+)
+def _record(
+    at: Any, end: Any, row: Any, data: Any, names: Any, name_ends: Any, fields: Any,
+    ints: Any, floats: Any, texts: Any, nulls: Any,
+) -> Any:  # fmt: skip
+    """Take one record; False where it is in doubt."""
+    count, seen, guess, last = len(name_ends), 0, 0, False
+    at = _blank_end(at, end)
+    if at >= end or byte_at(at) != 0x7B:
+        return False
+    while not last:
+        at = _blank_end(at + 1, end)
+        if at >= end or byte_at(at) != 0x22:
+            return False
+        field, at = _field(at + 1, end, names, name_ends, guess)
+        if at == DOUBT or (field >= 0 and (seen >> field) & 1):
+            return False
+        at = _blank_end(at, end)
+        if at >= end or byte_at(at) != 0x3A:
+            return False
+        at = _blank_end(at + 1, end)
+        if at >= end:
+            return False
+        if field < 0:
+            at = _skipped(at, end)
+        else:
+            seen |= 1 << field
+            guess = field + 1 if field + 1 < count else 0
+            if fields[field, 1] and (word_at(at) & _HALF) == _NULL:
+                _null(fields, field, row, texts, nulls)
+                at += 4
+            else:
+                at = _value(at, end, data, fields[field, 0], fields[field, 3], row, ints, floats, texts)
+        if at == DOUBT:
+            return False
+        at = _blank_end(at, end)
+        if at >= end:
+            return False
+        last = byte_at(at) == 0x7D
+        if not last and byte_at(at) != 0x2C:
+            return False
+    for field in range(count):
+        if not (seen >> field) & 1:
+            if not fields[field, 2]:
+                return False
+            _null(fields, field, row, texts, nulls)
+    return _blank_end(at + 1, end) == end
+
+
+@njit(
+    _i64(_i64, _ends, _ends, _i64, _ends, _fields, _ints, _floats, _texts, _nulls, types.uint8[::1]),
+    cache=True, nogil=True,
+)  # fmt: skip
+def scan(
+    data: Any, starts: Any, lengths: Any, names: Any, name_ends: Any, fields: Any,
+    ints: Any, floats: Any, texts: Any, nulls: Any, taken: Any,
+) -> Any:  # fmt: skip
+    """Take what records there are into columns; returns how many it is in doubt about.
+
+    data       address of the records' bytes, with 16 bytes of anything behind them
+    starts     where each record begins in it; `lengths` is negative for one without a value
+    names      address of the fields' names, end to end, padded as `data`; `name_ends` is where each ends in it
+    fields     a row a field: kind, may it be null, may it be missing, its column among those of its kind or -1
+    ints       a row a column of INT or BOOL; floats of FLOAT; texts of TEXT, as views into `data` (Arrow's BinaryView)
+    nulls      a row a field, all 0 before: 1 where it is null
+    taken      1 for each record taken, 0 for one in doubt; what the columns have of that is to be overwritten
+    """
+    doubts = 0
+    for row in range(len(starts)):
+        at = data + starts[row]
+        taken[row] = lengths[row] > 0 and _record(
+            at, at + lengths[row], row, data, names, name_ends, fields, ints, floats, texts, nulls
+        )
+        doubts += 1 - taken[row]
+    return doubts
