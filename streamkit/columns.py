@@ -35,7 +35,10 @@ _MOST = 60
 
 @dataclass(frozen=True)
 class Column:
-    """A field of a record: its name on the log and in Python, its kind, whether it may be null or missing."""
+    """A field of a record: its name on the log and in Python, its kind, whether it may be null or missing.
+
+    `choices` are the texts that it is one of (Literal, Enum); none for any text.
+    """
 
     name: str
     encoded: str
@@ -43,6 +46,7 @@ class Column:
     dtype: pl.DataType
     nullable: bool
     optional: bool
+    choices: tuple[str, ...] = ()
 
 
 class Columns:
@@ -70,7 +74,8 @@ class Columns:
 
     @cached_property
     def _names(self) -> tuple[Array, Array]:
-        encoded = [c.encoded.encode() for c in self.columns]
+        choices = [choice for c in self.columns for choice in c.choices]
+        encoded = [text.encode() for text in [*(c.encoded for c in self.columns), *choices]]
         names = np.frombuffer(b"".join(encoded) + bytes(FlatBytes.PADDING), np.uint8)
         return names, np.cumsum([len(name) for name in encoded], dtype=np.int64)
 
@@ -87,7 +92,11 @@ class Columns:
 
     @cached_property
     def _fields(self) -> Array:
-        rows = [(c.kind, c.nullable, c.optional, self._slots.get(c.name, (0, -1))[1]) for c in self.columns]
+        rows, last = [], len(self.columns)
+        for c in self.columns:
+            first, last = last, last + len(c.choices)
+            bounds = (first, last) if c.choices else (0, 0)
+            rows.append((c.kind, c.nullable, c.optional, self._slots.get(c.name, (0, -1))[1], *bounds))
         return np.array(rows, np.int64)
 
     def take(self, loops: Loops, flat: FlatBytes) -> tuple[pl.DataFrame, Array]:
@@ -144,9 +153,9 @@ def _columns(type_: Any) -> Iterator[Column | None]:
         if kind is None:
             yield None
             continue
-        number, dtype = _KINDS[type(kind)]
+        number, dtype = _KINDS.get(type(kind), _KINDS[msgspec.inspect.StrType])
         optional = nullable and not field.required and field.default is None
-        yield Column(field.name, field.encode_name, number, dtype, nullable, optional)
+        yield Column(field.name, field.encode_name, number, dtype, nullable, optional, _choices(kind))
 
 
 def _plain(kind: msgspec.inspect.Type) -> tuple[msgspec.inspect.Type | None, bool]:
@@ -156,4 +165,13 @@ def _plain(kind: msgspec.inspect.Type) -> tuple[msgspec.inspect.Type | None, boo
         if len(rest) != 1:
             return None, False
         return _plain(rest[0])[0], True
-    return (kind if kind in _FREE else None), False
+    return (kind if kind in _FREE or _choices(kind) else None), False
+
+
+def _choices(kind: msgspec.inspect.Type) -> tuple[str, ...]:
+    values: tuple[Any, ...] = ()
+    if isinstance(kind, msgspec.inspect.LiteralType):
+        values = kind.values
+    elif isinstance(kind, msgspec.inspect.EnumType):
+        values = tuple(member.value for member in kind.cls)
+    return values if all(type(value) is str for value in values) else ()

@@ -220,19 +220,18 @@ def _view(texts: Any, column: Any, row: Any, at: Any, length: Any, offset: Any) 
     texts[column, row, 1] = word_at(at + 4) & _mask(max(length - 4, 0))
 
 
-@njit(_place(_i64, _i64, _i64, _ends, _i64), cache=True, nogil=True)
-def _field(at: Any, end: Any, names: Any, name_ends: Any, guess: Any) -> Any:
+@njit(_place(_i64, _i64, _i64, _ends, _i64, _i64), cache=True, nogil=True)
+def _field(at: Any, end: Any, names: Any, ends: Any, count: Any, guess: Any) -> Any:
     """Which field the name is that begins after a quote, -1 for none, and where it ends (DOUBT as ever).
 
     Fields mostly come in their order, so the one after the last is tried first.
     """
-    count = len(name_ends)
     for turn in range(count):
         field = guess + turn
         if field >= count:
             field -= count
-        begin = name_ends[field - 1] if field else 0
-        length = name_ends[field] - begin
+        begin = ends[field - 1] if field else 0
+        length = ends[field] - begin
         if at + length < end and byte_at(at + length) == 0x22 and _same(at, names + begin, length):
             return field, at + length + 1
     at = _text_end(at, end)
@@ -248,15 +247,27 @@ def _null(fields: Any, field: Any, row: Any, texts: Any, nulls: Any) -> None:
         texts[column, row, 1] = 0
 
 
-@njit(_i64(_i64, _i64, _i64, _i64, _i64, _i64, _ints, _floats, _texts), cache=True, nogil=True)
+@njit(types.boolean(_i64, _i64, _i64, _ends, _i64, _i64), cache=True, nogil=True)
+def _is_among(at: Any, length: Any, names: Any, ends: Any, first: Any, last: Any) -> Any:
+    """Is a text one of the names from `first` to before `last`?"""
+    for name in range(first, last):
+        begin = ends[name - 1] if name else 0
+        if ends[name] - begin == length and _same(at, names + begin, length):
+            return True
+    return False
+
+
+@njit(_i64(_i64, _i64, _i64, _fields, _i64, _i64, _i64, _ends, _ints, _floats, _texts), cache=True, nogil=True)
 def _value(
-    at: Any, end: Any, data: Any, kind: Any, column: Any, row: Any, ints: Any, floats: Any, texts: Any
+    at: Any, end: Any, data: Any, fields: Any, field: Any, row: Any, names: Any, ends: Any,
+    ints: Any, floats: Any, texts: Any,
 ) -> Any:  # fmt: skip
     """Take one value; returns where it ends."""
+    kind, column, first, last = fields[field, 0], fields[field, 3], fields[field, 4], fields[field, 5]
     if kind == TEXT:
         begin = at + 1
         at = _text_end(begin, end) if byte_at(at) == 0x22 else DOUBT
-        if at == DOUBT:
+        if at == DOUBT or (last and not _is_among(begin, at - begin, names, ends, first, last)):
             return DOUBT
         if column >= 0:
             _view(texts, column, row, begin, at - begin, begin - data)
@@ -284,11 +295,11 @@ def _value(
     types.boolean(_i64, _i64, _i64, _i64, _i64, _ends, _fields, _ints, _floats, _texts, _nulls), cache=True, nogil=True
 )
 def _record(
-    at: Any, end: Any, row: Any, data: Any, names: Any, name_ends: Any, fields: Any,
+    at: Any, end: Any, row: Any, data: Any, names: Any, ends: Any, fields: Any,
     ints: Any, floats: Any, texts: Any, nulls: Any,
 ) -> Any:  # fmt: skip
     """Take one record; False where it is in doubt."""
-    count, seen, guess, last = len(name_ends), 0, 0, False
+    count, seen, guess, last = len(fields), 0, 0, False
     at = _blank_end(at, end)
     if at >= end or byte_at(at) != 0x7B:
         return False
@@ -296,7 +307,7 @@ def _record(
         at = _blank_end(at + 1, end)
         if at >= end or byte_at(at) != 0x22:
             return False
-        field, at = _field(at + 1, end, names, name_ends, guess)
+        field, at = _field(at + 1, end, names, ends, count, guess)
         if at == DOUBT or (field >= 0 and (seen >> field) & 1):
             return False
         at = _blank_end(at, end)
@@ -314,7 +325,7 @@ def _record(
                 _null(fields, field, row, texts, nulls)
                 at += 4
             else:
-                at = _value(at, end, data, fields[field, 0], fields[field, 3], row, ints, floats, texts)
+                at = _value(at, end, data, fields, field, row, names, ends, ints, floats, texts)
         if at == DOUBT:
             return False
         at = _blank_end(at, end)
@@ -336,15 +347,17 @@ def _record(
     cache=True, nogil=True,
 )  # fmt: skip
 def scan(
-    data: Any, starts: Any, lengths: Any, names: Any, name_ends: Any, fields: Any,
+    data: Any, starts: Any, lengths: Any, names: Any, ends: Any, fields: Any,
     ints: Any, floats: Any, texts: Any, nulls: Any, taken: Any,
 ) -> Any:  # fmt: skip
     """Take what records there are into columns; returns how many it is in doubt about.
 
     data       address of the records' bytes, with 16 bytes of anything behind them
     starts     where each record begins in it; `lengths` is negative for one without a value
-    names      address of the fields' names, end to end, padded as `data`; `name_ends` is where each ends in it
-    fields     a row a field: kind, may it be null, may it be missing, its column among those of its kind or -1
+    names      address of the fields' names and then of the texts that fields are bound to, end to end, with bytes
+               behind them as `data` has; `ends` is where each ends in it
+    fields     a row a field: kind; may it be null; may it be missing; its column among those of its kind, or -1; the
+               first of `names` that its text may be, and the one after the last (0: any text)
     ints       a row a column of INT or BOOL; floats of FLOAT; texts of TEXT, as views into `data` (Arrow's BinaryView)
     nulls      a row a field, all 0 before: 1 where it is null
     taken      1 for each record taken, 0 for one in doubt; what the columns have of that is to be overwritten
@@ -353,7 +366,7 @@ def scan(
     for row in range(len(starts)):
         at = data + starts[row]
         taken[row] = lengths[row] > 0 and _record(
-            at, at + lengths[row], row, data, names, name_ends, fields, ints, floats, texts, nulls
+            at, at + lengths[row], row, data, names, ends, fields, ints, floats, texts, nulls
         )
         doubts += 1 - taken[row]
     return doubts

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import json
 from itertools import product
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -34,6 +35,16 @@ class Ad(msgspec.Struct):
 class Plain:
     name: str
     count: int
+
+
+class Kind(enum.Enum):
+    SHOWN = "view"
+    HIT = "a click, as it were"
+
+
+class Bound(msgspec.Struct):
+    kind: Kind
+    way: Literal["in", "out"] | None = None
 
 
 TOPIC = Topic("ads", Ad, timestamp="cents")
@@ -266,8 +277,23 @@ def test_types_with_rules_of_their_own_are_left_to_the_codec() -> None:
     class Either(msgspec.Struct):
         a: int | str
 
-    for kind in (Tagged, Strict, Array, Constrained, Checked, Nested, Either):
+    class Numbered(msgspec.Struct):
+        a: Literal[1, 2]
+
+    for kind in (Tagged, Strict, Array, Constrained, Checked, Nested, Either, Numbered):
         assert Columns.of(kind, ["a"]) is None, kind
+
+
+def test_texts_that_are_bound_are_checked(loops: Loops) -> None:
+    columns = Columns.of(Bound, ["way", "kind"])
+    assert columns is not None
+    records: list[bytes | None] = [
+        b'{"kind":"view","way":"out"}', b'{"kind":"a click, as it were","way":null}', b'{"way":"in","kind":"view"}',
+        b'{"kind":"SHOWN"}', b'{"kind":"vie"}', b'{"kind":"view","way":"ou"}', b'{"kind":"kind"}', b'{"kind":"in"}',
+    ]  # fmt: skip
+    frame, taken = columns.take(loops, flat_of(records))
+    assert taken.tolist() == [1, 1, 1, 0, 0, 0, 0, 0]
+    assert frame[:3].rows() == [("out", "view"), (None, "a click, as it were"), ("in", "view")]
 
 
 def test_renamed_fields_are_found_by_their_names_on_the_log(loops: Loops) -> None:

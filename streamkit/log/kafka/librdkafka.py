@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 from ctypes import CFUNCTYPE, POINTER, c_char_p, c_int, c_int32, c_int64, c_size_t, c_ssize_t, c_void_p
 from functools import cache
 from pathlib import Path
@@ -62,6 +63,8 @@ class Unusable(StreamkitError):
 @cache
 def library() -> ctypes.CDLL:
     """Raises Unusable with the reason."""
+    if sys.byteorder != "little" or ctypes.sizeof(c_void_p) != 8:
+        raise Unusable("a little-endian machine of 64 bits is wanted")
     package = Path(confluent_kafka.__file__).parent
     places = [*package.parent.glob("confluent_kafka.libs/librdkafka*"), *package.glob(".dylibs/librdkafka*")]
     if not places:

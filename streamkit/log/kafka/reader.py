@@ -114,6 +114,7 @@ class KafkaReader:
             return
         loader.begin()
         if (flat := self._flat(loader.loops())) is not None:
+            logger.info("records come in bulk: reading them without an object each from here on")
             self._plane.close()
             self._plane = flat
             self._plane.add(self._positions)
