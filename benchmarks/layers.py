@@ -33,13 +33,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from confluent_kafka import Consumer
+from confluent_kafka import TopicPartition as Place
 
 import streamkit as sk
 from streamkit.cli.options import create_topics
 from streamkit.interval import Pacer
-from streamkit.log.base import Reader
+from streamkit.log import client
 from streamkit.log.kafka import KafkaLog
-from streamkit.record import TopicPartition
 from streamkit.settings import Connection
 from streamkit.speed.run import Run, ends_of
 from streamkit.speed.worker import Worker
@@ -52,7 +53,7 @@ from topologies.ad_events import rows
 START = 1_700_000_000_000
 TOPIC = ad_clicks.ad_events.name
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("confluent-kafka", "polars", "rocksdict", "msgspec", "faust-streaming")
+PACKAGES = ("confluent-kafka", "polars", "rocksdict", "msgspec", "faust-streaming", "numba")
 Figures = dict[str, Any]
 
 
@@ -60,15 +61,15 @@ Figures = dict[str, Any]
 
 
 def bare(log: KafkaLog, events: int) -> Figures:
-    """The ceiling: `Consumer.consume` as the worker calls it, and nothing done with what comes."""
-    ends = log.ends(TOPIC)
-    reader: Reader = log.reader({TopicPartition(TOPIC, p): 0 for p in ends})
+    """The ceiling: `Consumer.consume` with a Reader's settings, the collector off, and nothing done with what comes."""
+    consumer = Consumer(log.cluster.settings(client.READER, {**client.READER_REQUIRED, "enable.partition.eof": False}))
+    consumer.assign([Place(TOPIC, number, 0) for number in log.ends(TOPIC)])
     gc.disable()
     read, began = 0, time.perf_counter()
     while read < events:
-        read += sum(map(len, reader.poll(20_000, 0.05)))
+        read += len(consumer.consume(20_000, 0) or [m for m in [consumer.poll(0.05)] if m is not None])
     seconds = time.perf_counter() - began
-    reader.close()
+    consumer.close()
     return {"events_per_second": read / seconds}
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_BULK, _BULKS = 5_000, 10
+BULK, BULKS = 5_000, 10
 """Polls that bring so many records, and so many of them, are a load that the flat plane is made for."""
 
 
@@ -109,8 +109,8 @@ class KafkaReader:
 
         What the old plane has buffered is fetched again; `_positions` is where the new one begins.
         """
-        self._crowded += records >= _BULK
-        if isinstance(self._plane, FlatPlane) or self._crowded < _BULKS or loader.wanted == "off":
+        self._crowded += records >= BULK
+        if isinstance(self._plane, FlatPlane) or self._crowded < BULKS or loader.wanted == "off":
             return
         loader.begin()
         if (flat := self._flat(loader.loops())) is not None:
