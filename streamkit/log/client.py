@@ -11,8 +11,8 @@ from typing import Any
 from streamkit.errors import BrokerUnreachable, Fenced, LogError, OffsetOutOfRange, TopicMissing
 
 READER: dict[str, Any] = {
-    # A queue that runs empty starves the fetcher, and a full one stops it for 1 s by default. But what is fetched should
-    # still be in the processor's cache when it is decoded: with 256 MB, and 32 MB a partition, it took 20 % longer.
+    # A queue that runs empty starves the fetcher, and a full one stops it for 1 s by default. But what was fetched
+    # should still be in the processor's cache when it is decoded: with 256 MB, 32 MB a partition, it took 20 % longer.
     "queued.min.messages": 1_000_000,
     "queued.max.messages.kbytes": 32_768,
     "fetch.queue.backoff.ms": 20,

@@ -110,10 +110,13 @@ class InForce:
         self._serving = serving
 
     def get(self, view: View, key: tuple[Any, ...], window: int | tuple[int, int] | None) -> Answer:
-        found = self._serving.in_force(view.base)
-        # The version in force may have other key parts: no state is kept under the key of this one.
-        return self._serving.get(found, found.key(*key), window)
+        with self._serving.one_look():
+            found = self._serving.in_force(view.base)
+            # The version in force may have other key parts: no state is kept under the key of this one.
+            return self._serving.get(found, found.key(*key), window)
 
     def scan(self, view: View, key: tuple[Any, ...] | None, start: int | None, end: int | None) -> Iterator[Answer]:
-        found = self._serving.in_force(view.base)
-        return self._serving.scan(found, None if key is None else found.key(*key), start, end)
+        with self._serving.one_look():
+            found = self._serving.in_force(view.base)
+            page = self._serving.page(found, None if key is None else found.key(*key), start, end)
+        return page.answers

@@ -20,6 +20,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -88,11 +89,23 @@ class Serving:
         self._stale_seconds = stale_seconds
         self._looked = float("-inf")
         self._failed: StreamkitError | None = None
+        self._holding = False
         self._lock = threading.RLock()
 
     def close(self) -> None:
         self._broker.close()
         self._control.close()
+
+    @contextmanager
+    def one_look(self) -> Iterator[None]:
+        """All that this thread asks within is answered by one look at the copies and the broker; others wait."""
+        with self._lock:
+            self._refresh()
+            self._holding = True
+            try:
+                yield
+            finally:
+                self._holding = False
 
     # -- versions -----------------------------------------------------------------------------------------------------
 
@@ -257,7 +270,7 @@ class Serving:
         return segments, batches, topic
 
     def _refresh(self) -> None:
-        if not self._broker.look():
+        if self._holding or not self._broker.look():
             return
         now = time.monotonic()
         if now - self._looked < self._stale_seconds:
