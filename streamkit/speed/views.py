@@ -226,21 +226,24 @@ class ViewTask:
         states = self._pending.get(partition)
         if not states:
             return []
-        prefix = segment_prefix(self.view.name, segment)
+        prefix, dump = segment_prefix(self.view.name, segment), self.fold.dump
         if partition in self._discarded:
             old, new = set[Slot](), self.fold.merge_slots(states.items())
+        elif self.view.window.merges:
+            old, new = self._merge_sessions(self._at(partition) + prefix, states)
         else:
-            merge = self._merge_sessions if self.view.window.merges else self._merge_slots
-            old, new = merge(self._at(partition) + prefix, states)
-        puts: list[Change] = [(prefix + slot_key(slot), self.fold.dump(state)) for slot, state in new.items()]
+            return self._merge_slots(self._at(partition), prefix, states)
+        puts: list[Change] = [(prefix + slot_key(slot), dump(state)) for slot, state in new.items()]
         return puts + [(prefix + slot_key(slot), None) for slot in old]
 
-    def _merge_slots(self, prefix: bytes, states: States) -> tuple[set[Slot], States]:
-        found = self._store.get([prefix + slot_key(slot) for slot in states])
-        return set(), {
-            slot: state if have is None else self.fold.merge(self.fold.load(have), state)
-            for (slot, state), have in zip(states.items(), found, strict=True)
-        }
+    def _merge_slots(self, task: bytes, prefix: bytes, states: States) -> list[Change]:
+        keys = [prefix + slot_key(slot) for slot in states]
+        found = self._store.get([task + key for key in keys])
+        merge, load, dump = self.fold.merge, self.fold.load, self.fold.dump
+        return [
+            (key, dump(state if have is None else merge(load(have), state)))
+            for key, state, have in zip(keys, states.values(), found, strict=True)
+        ]
 
     def _merge_sessions(self, prefix: bytes, states: States) -> tuple[set[Slot], States]:
         """Sessions that a new one touches are replaced by one that spans them all."""
