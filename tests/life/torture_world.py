@@ -22,6 +22,7 @@ from pathlib import Path
 from streamkit.broker import EmbeddedBroker
 from streamkit.errors import StreamkitError
 from streamkit.folder import DataFolder
+from streamkit.native.loader import SWITCH
 from tests.kafka.site import ROOT, Site, make_site
 from tests.life.app import Click, topology
 from tests.life.torture_check import RUBBISH, Asker, Difference, Input, compare_outputs
@@ -198,7 +199,7 @@ class World:
         root = root or self.site.folder
         environment = {
             **self.site.environment(), "LIFE_STANDBYS": str(self.standbys), "TORTURE": torture,
-            "STREAMKIT_DATA": str(root),
+            "STREAMKIT_DATA": str(root), SWITCH: ("on", "off", "auto")[self._number % 3],
         }  # fmt: skip
         command = [sys.executable, "-m", "tests.life.torture_worker", *arguments]
         with said.open("wb") as out:
