@@ -4,6 +4,7 @@ from streamkit.aggregate import Aggregate, Count, First, Last, Max, Min
 from streamkit.errors import StreamkitError
 from streamkit.serving.connect import connect
 from streamkit.sketch import Distinct, Quantiles
+from streamkit.speed.calls import calling
 from streamkit.top import Largest, Top
 from streamkit.topology import Guarantee, Topology
 from streamkit.total import Mean, Sum, Variance
@@ -33,5 +34,6 @@ __all__ = [
     "Variance",
     "View",
     "Window",
+    "calling",
     "connect",
 ]

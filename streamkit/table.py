@@ -6,6 +6,7 @@ import pickle
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import msgspec
@@ -49,18 +50,20 @@ class Table:
                 f"or pickle=True for values that only pickle can write"
             )
 
-    def dump(self, value: Any) -> bytes:
-        return pickle.dumps(value) if self.pickled else msgspec.msgpack.encode(value)
+    @cached_property
+    def dump(self) -> Callable[[Any], bytes]:
+        return pickle.dumps if self.pickled else msgspec.msgpack.Encoder().encode
 
-    def load(self, dumped: bytes) -> Any:
-        return pickle.loads(dumped) if self.pickled else msgspec.msgpack.decode(dumped, type=self.value)
+    @cached_property
+    def load(self) -> Callable[[bytes], Any]:
+        return pickle.loads if self.pickled else msgspec.msgpack.Decoder(self.value).decode
 
     def get(self, key: Any, default: Any = None) -> Any:
         found = self._connected().get(self, key)
         return default if found is None else found
 
     def __getitem__(self, key: Any) -> Any:
-        found = self._connected().get(self, key)
+        found = (running_tables.get() or self._connected()).get(self, key)
         if found is None:
             if self.default is None:
                 raise KeyError(key)
@@ -68,7 +71,7 @@ class Table:
         return found
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        self._connected().put(self, key, value)
+        (running_tables.get() or self._connected()).put(self, key, value)
 
     def __delitem__(self, key: Any) -> None:
         self._connected().delete(self, key)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import inspect
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, TypeVar, get_args
 
 import polars as pl
 
-from streamkit.agent import Agent, AgentFunction
+from streamkit.agent import Agent, AgentFunction, Timer, check_agent, copying
 from streamkit.aggregate import Aggregate
 from streamkit.codec import Codec, Json
 from streamkit.errors import DefinitionError
@@ -83,6 +82,9 @@ class Topology:
         self.agents: dict[str, Agent] = {}
         self.tables: dict[str, Table] = {}
         self.generators: dict[str, Generator] = {}
+        self.timers: dict[str, Timer] = {}
+        self.grouped: dict[str, Topic] = {}
+        """Topics that `group_by` has made: workers make them on the log, and write them."""
 
     def topic(
         self,
@@ -136,22 +138,81 @@ class Topology:
         return view
 
     def agent(
-        self, topic: Topic, *, out: Topic | None = None, name: str | None = None, concurrency: int = 1
+        self,
+        topic: Topic,
+        *,
+        out: Topic | None = None,
+        name: str | None = None,
+        concurrency: int = 1,
+        batches: bool = False,
+        sinks: Sequence[Any] = (),
+        replies: Any = None,
     ) -> Callable[[AgentFunction], Agent]:
-        """Declare the decorated `async def f(events)` as an Agent over a topic's events. Raises DefinitionError."""
+        """Declare the decorated `async def f(events)` as an Agent over a topic's events. Raises DefinitionError.
+
+        With `batches=True` it iterates over polars DataFrames: a column for each field of the topic that can be one,
+        and `__key` (Binary), `__time` (the record's timestamp, ms), `__partition`, `__offset`. What it yields may be a
+        DataFrame, too: each row is an output. A frame that fails is undone and tried again in halves, until the event
+        to blame is alone.
+
+        What is yielded goes to `out` and to `sinks`: topics, other agents (their topic), and functions of one value,
+        which may be async; those are called at once, so a crash before the Checkpoint calls them again. `replies` is
+        the type of an answer to `ask` where there is no `out`.
+        """
 
         def declare(function: AgentFunction) -> Agent:
             own = _checked_name("agent", name or function.__name__)
             self._refuse_twice("agent", own, self.agents)
-            for used in filter(None, (topic, out)):
+            agent = Agent(own, topic, function, out, concurrency, batches, tuple(sinks), replies)
+            check_agent(agent)
+            for used in (topic, *agent.topics):
                 self._own(used, f"agent {own!r}")
-            _check_function(own, function, out)
-            if concurrency < 1:
-                raise DefinitionError(f"agent {own!r}: concurrency must be 1 or more, got {concurrency}")
-            self.agents[own] = Agent(own, topic, function, out, concurrency)
-            return self.agents[own]
+            self.agents[own] = agent
+            return agent
 
         return declare
+
+    def group_by(
+        self, topic: Topic, key: str | Callable[[Any], Any], *, name: str | None = None, partitions: int | None = None
+    ) -> Topic:
+        """A topic with the same events under another key, so that all of one key share a partition: Faust's
+        `stream.group_by`. An agent of this Topology copies them, exactly once; readers are one Checkpoint behind.
+
+        `key` is a field, or a function of the value (then give a `name`). Raises DefinitionError.
+
+        >>> import msgspec
+        >>> class Click(msgspec.Struct):
+        ...     user: str
+        ...     campaign: str
+        >>> app = Topology("ads")
+        >>> app.group_by(app.topic("clicks", value=Click, key="user"), "campaign").name
+        'ads.clicks.by.campaign'
+        """
+        self._own(topic, "group_by")
+        if callable(key) and name is None:
+            raise DefinitionError(f"group_by of topic {topic.name!r}: a key that is a function needs a name=")
+        own = f"{self.name}.{topic.name}.by.{name or key}"
+        field, count = None if callable(key) else key, partitions or topic.partitions
+        grouped = self.topic(
+            own, value=topic.value, timestamp=topic.timestamp, key=field, partitions=count, errors=topic.errors,
+            codec=topic.codec,
+        )  # fmt: skip
+        self.grouped[own] = grouped
+        self.agents[own] = copying(own, topic, grouped, key if callable(key) else None)
+        return grouped
+
+    def timer(self, interval: float) -> Callable[[Callable[[], Awaitable[Any]]], Timer]:
+        """Have the decorated `async def f()` run every `interval` seconds, in every worker: it may cast, and has no
+        event, so no Tables. Raises DefinitionError."""
+        return lambda function: self._timer(Timer(function.__name__, function, interval=interval))
+
+    def crontab(self, line: str) -> Callable[[Callable[[], Awaitable[Any]]], Timer]:
+        """As `timer`, at the times of a cron line (UTC): "*/10 * * * *"."""
+        return lambda function: self._timer(Timer(function.__name__, function, cron=line))
+
+    def _timer(self, timer: Timer) -> Timer:
+        self._refuse_twice("timer", timer.name, self.timers)
+        return self.timers.setdefault(timer.name, timer)
 
     def table(
         self, name: str, *, default: Callable[[], Any] | None = None, value: Any = None, pickle: bool = False
@@ -324,16 +385,6 @@ def _bind(name: str, aggregate: Aggregate[Any, Any], topic: Topic, types: Mappin
         if not field.startswith("__"):
             _ = topic.schema[field]
     return aggregate.bind(types)
-
-
-def _check_function(name: str, function: AgentFunction, out: Topic | None) -> None:
-    generates = inspect.isasyncgenfunction(function)
-    if not generates and not inspect.iscoroutinefunction(function):
-        raise DefinitionError(f"agent {name!r} must be an async function: async def {name}(events): ...")
-    if generates and out is None:
-        raise DefinitionError(f"agent {name!r} yields, but has no out= topic to send it to")
-    if out is not None and not generates:
-        raise DefinitionError(f"agent {name!r} has out={out.name!r}, but never yields anything to send there")
 
 
 def _find(kind: str, name: str, having: Mapping[str, T], topology: str) -> T:

@@ -17,25 +17,30 @@ from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
+from inspect import isawaitable
 from typing import Any, cast
 
 import faust
 from faust.app.base import BootStrategy
 from mode.utils.trees import Node
 
-from streamkit.agent import Agent
+from streamkit.agent import Agent, Calls, Timer, running_calls
 from streamkit.errors import AgentFailed, AgentStalled, DefinitionError, StreamkitError
 from streamkit.speed.events import Event, EventBatch, Events
-from streamkit.table import TableBackend, running_tables
+from streamkit.speed.frames import Frames
+from streamkit.speed.tables import TableTask
+from streamkit.table import running_tables
+from streamkit.topic import Topic
 
 
 @dataclass(frozen=True, slots=True)
 class Emitted:
-    """An agent's output, and the event it was at when it yielded it."""
+    """An agent's output, and the event it was at when it yielded it. `only` is the one topic that it is for, if any."""
 
     agent: Agent
     value: Any
     cause: Event
+    only: Topic | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +60,7 @@ class _Lane:
     agent: Agent
     channel: Any = None
     backlog: int = 0
-    runs: list[Events] = field(default_factory=list)
+    runs: list[Events | Frames] = field(default_factory=list)
 
     def __str__(self) -> str:
         places = ", ".join(place for place in (run.place for run in self.runs) if place)
@@ -99,7 +104,8 @@ class AgentHost:
 
     `emit` and `failed` are called in the host's thread, in event order within an agent's run. What they raise stops the
     host: the next `feed` or `drain` raises it. `feed` blocks while an agent is `capacity` events or more behind.
-    `tables` is where the agents' Tables are. Raises DefinitionError for two agents of one name.
+    `tables` is where the agents' Tables are, `calls` what `cast` goes through; `timers` run beside the agents. Raises
+    DefinitionError for two agents of one name.
     """
 
     def __init__(
@@ -108,10 +114,13 @@ class AgentHost:
         *,
         emit: Callable[[Emitted], None],
         failed: Callable[[Failure], None],
-        tables: TableBackend | None = None,
+        tables: TableTask | None = None,
+        calls: Calls | None = None,
+        timers: Sequence[Timer] = (),
         capacity: int = 20_000,
     ) -> None:
         self._emit, self._failed, self._tables, self._capacity = emit, failed, tables, capacity
+        self._calls, self._timers = calls, timers
         self._lanes = {agent.name: _Lane(agent) for agent in agents}
         if len(self._lanes) < len(agents):
             names = sorted(agent.name for agent in agents)
@@ -228,6 +237,9 @@ class AgentHost:
     async def _main(self) -> None:
         self._bell, self._loop = asyncio.Event(), asyncio.get_running_loop()
         self._app = _App()
+        running_calls.set(self._calls)
+        for timer in self._timers:
+            self._declare_timer(timer)
         for lane in self._lanes.values():
             lane.channel = self._app.channel(maxsize=0)  # without bound: `feed` counts events instead
             self._declare(lane)
@@ -240,12 +252,26 @@ class AgentHost:
             await self._app.stop()
 
     def _declare(self, lane: _Lane) -> None:
-        def run(stream: Any) -> AsyncGenerator[Emitted, None]:
+        def run(stream: Any) -> Awaitable[None]:
             return self._serve(lane, stream)
 
         run.__name__ = run.__qualname__ = lane.agent.name  # what Faust's log calls it
-        name, concurrency = lane.agent.name, lane.agent.concurrency
-        self._app.agent(lane.channel, name=name, concurrency=concurrency, sink=[self._deliver])(run)
+        self._app.agent(lane.channel, name=lane.agent.name, concurrency=lane.agent.concurrency)(run)
+
+    def _declare_timer(self, timer: Timer) -> None:
+        async def run() -> None:
+            try:
+                await timer.function()
+            except Exception as error:
+                failed = AgentFailed(f"timer {timer.name!r} failed: {error!r}")
+                failed.__cause__ = error
+                self._close(failed)
+
+        run.__name__ = run.__qualname__ = timer.name
+        if timer.interval is None:
+            self._app.crontab(timer.cron)(run)
+        else:
+            self._app.timer(timer.interval)(run)
 
     async def _pump(self) -> None:
         """Carry batches from the worker's thread to the Faust channels of their agents."""
@@ -265,22 +291,18 @@ class AgentHost:
             self._close(stopped)
         crashed.cancel()
 
-    async def _serve(self, lane: _Lane, stream: Any) -> AsyncGenerator[Emitted, None]:
-        """What Faust runs as the agent: the agent's function, again and again, on one `Events`."""
-        events = Events(aiter(stream), done=lambda batch: self._acknowledge(lane, batch))
-        lane.runs.append(events)
-        events.follow()
-        running_tables.set(self._tables)
-        while self._goes_on(events):
-            start = events.position
+    async def _serve(self, lane: _Lane, stream: Any) -> None:
+        """What Faust runs as the agent: the agent's function, again and again, on one `Events` or `Frames`."""
+        run = self._make_run(lane, stream)
+        lane.runs.append(run)
+        running_tables.set(run.tables)
+        while self._goes_on(run):
+            start = run.position
             error: BaseException | None = None
             try:
-                async with aclosing(_outputs(lane.agent, events)) as outputs:
-                    async for value in outputs:
-                        if self._goes_on(events):  # otherwise its last words: no Checkpoint will follow
-                            yield Emitted(lane.agent, value, events.current)
-                        if not self._goes_on(events):
-                            return
+                await self._call(lane.agent, run)
+                if self._goes_on(run) and run.position > start:
+                    await run.settle()
             except asyncio.CancelledError as cancelled:
                 if _is_cancelled():
                     self._close(AgentFailed(f"agent {lane.agent.name!r} was cancelled, and not by its host"))
@@ -288,23 +310,56 @@ class AgentHost:
                 error = cancelled  # of something that the agent waited for
             except Exception as raised:
                 error = raised
-            if self._goes_on(events):
-                self._ended(lane.agent, events, events.position > start, error)
-        if events.ended:
+            if self._goes_on(run) and (error is not None or run.position == start):
+                self._ended(lane.agent, run, error)
+        if run.ended:
             self._close(AgentFailed(f"Faust ended the stream of agent {lane.agent.name!r}"))  # unless we close already
 
-    def _goes_on(self, events: Events) -> bool:
-        return self._open and not events.ended
+    def _make_run(self, lane: _Lane, stream: Any) -> Events | Frames:
+        def done(batch: EventBatch) -> None:
+            self._acknowledge(lane, batch)
 
-    def _ended(self, agent: Agent, events: Events, took: bool, error: BaseException | None) -> None:
-        """The agent's function has ended: report the events it failed on, or stop where it would only spin."""
+        async def give(value: Any, cause: Event) -> None:
+            for sink in lane.agent.functions:
+                taken = sink(value)
+                if isawaitable(taken):
+                    await taken
+            self._send(Emitted(lane.agent, value, cause))
+
+        def echo(topic: Topic, value: Any, cause: Event) -> None:
+            self._send(Emitted(lane.agent, value, cause, topic))
+
+        if lane.agent.batches:
+            return Frames(aiter(stream), done=done, give=give, tables=self._tables)
+        events = Events(aiter(stream), done=done, give=give, echo=echo, tables=self._tables)
+        events.follow()
+        return events
+
+    async def _call(self, agent: Agent, run: Events | Frames) -> None:
+        """One call of the agent's function, and what it yields; it may be a plain coroutine function, too."""
+        running = agent.function(run)
+        if isinstance(running, Awaitable):
+            await running
+            return
+        if not isinstance(running, AsyncGenerator):
+            raise DefinitionError(f"agent {agent.name!r} must be an `async def` function; calling it gave {running!r}")
+        async with aclosing(running):
+            async for value in running:
+                if self._goes_on(run):  # otherwise its last words: no Checkpoint will follow
+                    await run.yielded(value)
+                if not self._goes_on(run):
+                    return
+
+    def _goes_on(self, run: Events | Frames) -> bool:
+        return self._open and not run.ended
+
+    def _ended(self, agent: Agent, run: Events | Frames, error: BaseException | None) -> None:
+        """The agent's function has failed: report the events it failed on, or stop where it would only spin."""
         if error is None:
-            if took:
-                return events.release()
             message = f"agent {agent.name!r} returned without taking an event; it must iterate: `async for e in events`"
             return self._close(AgentFailed(message))
-        culprits = list(events.in_hand)
-        if not culprits:
+        culprits = run.failed()
+        if culprits is None:
             failed = AgentFailed(
                 f"agent {agent.name!r} failed with no event in hand to skip or to dead-letter: {error!r}. "
                 "It must neither yield nor raise before it takes an event, nor while it waits for one"
@@ -312,15 +367,14 @@ class AgentHost:
             failed.__cause__ = error
             return self._close(failed)
         try:
-            trace = "".join(traceback.format_exception(error))
+            trace = "".join(traceback.format_exception(error)) if culprits else ""
             for event in culprits:
                 self._failed(Failure(agent, event, trace, error))
         except Exception as refused:
             return self._close(refused)
-        return events.release()
+        return run.release()
 
-    async def _deliver(self, output: Emitted) -> None:
-        """Faust's sink."""
+    def _send(self, output: Emitted) -> None:
         if self._open:
             try:
                 self._emit(output)
@@ -331,19 +385,6 @@ class AgentHost:
         with self._changed:
             lane.backlog -= len(batch)
             self._changed.notify_all()
-
-
-async def _outputs(agent: Agent, events: Events) -> AsyncGenerator[Any, None]:
-    """What one call of the agent's function yields; nothing, if it is a plain coroutine function."""
-    running = agent.function(events)
-    if isinstance(running, Awaitable):
-        await running
-        return
-    if not isinstance(running, AsyncGenerator):
-        raise DefinitionError(f"agent {agent.name!r} must be an `async def` function; calling it gave {running!r}")
-    async with aclosing(running):
-        async for value in running:
-            yield value
 
 
 def _is_cancelled() -> bool:

@@ -7,13 +7,20 @@ not yet taken) keeps its batch, and with it the Checkpoint's barrier, open.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
+from inspect import isawaitable
 from typing import Any
+
+import polars as pl
 
 from streamkit.errors import StreamkitError
 from streamkit.record import Headers, TopicPartition
+from streamkit.speed.refused import FaustOnly
+from streamkit.speed.tables import AgentTables, TableTask
+from streamkit.topic import Topic
 
 _following: ContextVar[Events | None] = ContextVar("streamkit_events", default=None)
 
@@ -30,23 +37,47 @@ class Event:
     headers: Headers
 
 
-@dataclass(frozen=True, slots=True)
-class EventBatch:
-    """Decoded records of one partition in offset order, as parallel columns.
+Column = Sequence[Any] | Callable[[], Sequence[Any]]
+"""A column, or what makes it when it is first asked for."""
 
-    `headers` is called once at most, and only if an agent looks at an event of the batch and not just at its value.
+
+class EventBatch:
+    """Decoded records of one partition in offset order, as parallel columns; each is made when somebody looks at it.
+
+    `frame(start, stop)` makes the fields of some of the values as columns, for agents that ask for them.
     """
 
-    source: TopicPartition
-    values: Sequence[Any]
-    offsets: Sequence[int]
-    timestamps: Sequence[int]
-    keys: Sequence[bytes | None]
-    headers: Callable[[], Sequence[Headers]]
-    _headers: list[Sequence[Headers]] = field(default_factory=list, init=False, repr=False, compare=False)
+    def __init__(
+        self,
+        source: TopicPartition,
+        values: Column,
+        offsets: Sequence[int],
+        timestamps: Column,
+        keys: Column,
+        headers: Column,
+        frame: Callable[[int, int], pl.DataFrame] = lambda *_: pl.DataFrame(),
+    ) -> None:
+        self.source, self.offsets, self.frame = source, offsets, frame
+        self._values, self._timestamps, self._keys, self._headers = values, timestamps, keys, headers
+
+    @cached_property
+    def values(self) -> Sequence[Any]:
+        return _made(self._values)
+
+    @cached_property
+    def timestamps(self) -> Sequence[int]:
+        return _made(self._timestamps)
+
+    @cached_property
+    def keys(self) -> Sequence[bytes | None]:
+        return _made(self._keys)
+
+    @cached_property
+    def headers(self) -> Sequence[Headers]:
+        return _made(self._headers)
 
     def __len__(self) -> int:
-        return len(self.values)
+        return len(self.offsets)
 
     def at(self, index: int) -> Event:
         """The event at `index`, counted from the batch's first.
@@ -56,16 +87,18 @@ class EventBatch:
         >>> event.value, event.offset
         ('b', 9)
         """
-        if not self._headers:
-            self._headers.append(self.headers())
         return Event(
             value=self.values[index],
             source=self.source,
-            offset=self.offsets[index],
-            timestamp=self.timestamps[index],
+            offset=int(self.offsets[index]),
+            timestamp=int(self.timestamps[index]),
             key=self.keys[index],
-            headers=self._headers[0][index],
+            headers=self.headers[index],
         )
+
+
+def _made(column: Column) -> Sequence[Any]:
+    return column() if callable(column) else column
 
 
 _STRIDE = 1_000
@@ -80,17 +113,25 @@ def current_event() -> Event | None:
     return events.here if events is not None else None
 
 
-class Events:
+class Events(FaustOnly):
     """The events of an agent's topic, in offset order within a partition: `async for value in events`.
 
-    Belongs to one run of one agent (with `concurrency=n` there are n, each with an `events` of its own). `source` gives
-    the batches; `done` is told of each batch when all of its events have been acknowledged.
+    Belongs to one run of one agent (with `concurrency=n` there are n, each with an `events` of its own). `arrivals`
+    gives the batches; `done` is told of each when all of its events have been acknowledged; `give` takes an output,
+    with the event that it was yielded at; `echo` a value for a topic.
     """
 
-    def __init__(self, source: AsyncIterator[EventBatch], *, done: Callable[[EventBatch], None]) -> None:
-        self._source = source
-        self._done = done
-        self._arrival: asyncio.Task[EventBatch | None] | None = None
+    def __init__(
+        self,
+        arrivals: AsyncIterator[EventBatch],
+        *,
+        done: Callable[[EventBatch], None],
+        give: Callable[[Any, Event], Awaitable[None]],
+        echo: Callable[[Topic, Any, Event], None],
+        tables: TableTask | None = None,
+    ) -> None:
+        self._arrivals, self._done, self._give, self._echo = Arrivals(arrivals), done, give, echo
+        self.tables = None if tables is None else AgentTables(tables, self)
         self._batch = _NOTHING
         self._values: Sequence[Any] = ()
         self._index = -1  # of the current event in _batch
@@ -98,8 +139,11 @@ class Events:
         self._before = 0  # events of the batches before _batch
         self._list: list[tuple[EventBatch, range]] = []  # what the list that `take` gave out holds
         self._spent: list[EventBatch] = []  # batches used up by that list
-        self.ended = False
+
+    @property
+    def ended(self) -> bool:
         """True once the host stops: the iteration is over."""
+        return self._arrivals.ended
 
     def __aiter__(self) -> Events:
         return self
@@ -111,6 +155,32 @@ class Events:
             index = self._index + 1
         self._index = index
         return self._values[index]
+
+    async def items(self) -> AsyncIterator[tuple[bytes | None, Any]]:
+        """Keys and values."""
+        async for value in self:
+            yield self._batch.keys[self._index], value
+
+    async def enumerate(self, start: int = 0) -> AsyncIterator[tuple[int, Any]]:
+        """Values with a count of them in this run of the agent: it begins again where the agent does."""
+        count = start
+        async for value in self:
+            yield count, value
+            count += 1
+
+    async def filter(self, keep: Callable[[Any], Any]) -> AsyncIterator[Any]:
+        """The values for which `keep`, a function or an `async def`, is true; the others are acknowledged."""
+        async for value in self:
+            kept = keep(value)
+            if await kept if isawaitable(kept) else kept:
+                yield value
+
+    async def echo(self, *topics: Topic) -> AsyncIterator[Any]:
+        """The same values, each sent on to `topics` as well, in the Checkpoint that counts it."""
+        async for value in self:
+            for topic in topics:
+                self._echo(topic, value, self.current)
+            yield value
 
     async def events(self) -> AsyncIterator[Event]:
         """The same events with their key, headers, timestamp and offset."""
@@ -152,6 +222,11 @@ class Events:
         return self._batch.at(self._index) if 0 <= self._index < self._limit else None
 
     @property
+    def source(self) -> TopicPartition | None:
+        """The current event's partition: whose Tables the agent uses. None when no event is in hand."""
+        return self._batch.source if 0 <= self._index < self._limit else None
+
+    @property
     def place(self) -> str | None:
         """The current event's topic/partition/offset. Any thread may ask; the answer may be a moment old."""
         batch, index = self._batch, self._index
@@ -169,6 +244,18 @@ class Events:
             return (batch.at(index) for batch, span in self._list for index in span)
         here = self.here
         return iter(() if here is None else (here,))
+
+    async def yielded(self, value: Any) -> None:
+        """Hand on an output of the agent."""
+        await self._give(value, self.current)
+
+    async def settle(self) -> None:
+        """The agent is done with the events in hand."""
+        self.release()
+
+    def failed(self) -> list[Event] | None:
+        """The agent has failed: the events that it failed on, still to be let go of by `release`; None for none."""
+        return list(self.in_hand) or None
 
     def follow(self) -> None:
         """Make `current_event()` speak of these events, in this task and those it starts."""
@@ -191,7 +278,7 @@ class Events:
         self.release()
         if self._index + 1 < len(self._values):
             await asyncio.sleep(0)
-        elif (batch := await self._next_batch()) is not None:
+        elif (batch := await self._arrivals.next()) is not None:
             self._open(batch)
         else:
             raise StopAsyncIteration
@@ -201,7 +288,7 @@ class Events:
         """Go on to the next batch, keeping this one unacknowledged; False if none comes within `timeout` seconds."""
         try:
             async with asyncio.timeout(max(timeout, 0)):
-                batch = await self._next_batch()
+                batch = await self._arrivals.next()
         except TimeoutError:
             return False
         if batch is None:
@@ -214,12 +301,21 @@ class Events:
         self._before += len(self._values)
         self._batch, self._values, self._index, self._limit = batch, batch.values, -1, 0
 
-    async def _next_batch(self) -> EventBatch | None:
-        """The next batch, None at the end.
 
-        A task of its own fetches it: an agent may put a time limit around its wait, and a cancellation that reached
-        into Faust's stream would end the stream, not the wait.
-        """
+class Arrivals:
+    """The batches that Faust's stream brings to one run of an agent.
+
+    A task of its own fetches each: an agent may put a time limit around its wait, and a cancellation that reached into
+    Faust's stream would end the stream, not the wait.
+    """
+
+    def __init__(self, source: AsyncIterator[EventBatch]) -> None:
+        self._source = source
+        self._arrival: asyncio.Task[EventBatch | None] | None = None
+        self.ended = False
+
+    async def next(self) -> EventBatch | None:
+        """The next batch, None at the end."""
         if self.ended:
             return None
         if self._arrival is None:

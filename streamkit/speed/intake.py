@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from streamkit.agent import Agent
 from streamkit.deadletter import REPLAY_AGENT, DeadLetter, Kind
@@ -13,8 +14,9 @@ from streamkit.errors import AgentFailed, BadRecord
 from streamkit.fold import fields_of
 from streamkit.log.base import Committer
 from streamkit.record import Chunk, TopicPartition
-from streamkit.speed.agents import AgentHost, Emitted, Failure
+from streamkit.speed.agents import AgentHost, Failure
 from streamkit.speed.events import EventBatch
+from streamkit.speed.outputs import Outputs
 from streamkit.speed.tasks import REJECTED, Tasks, view_unit
 from streamkit.speed.views import ViewTask
 from streamkit.topic import Topic
@@ -41,8 +43,11 @@ class Intake:
         self._topology, self._tasks, self._committer, self.counters = topology, tasks, committer, counters
         self._sources = topology.sources()
         self._decoders = {name: Decoder(topic, _columns(topology, topic)) for name, topic in self._sources.items()}
-        agents = list(topology.agents.values())
-        self.host = AgentHost(agents, emit=self._emit, failed=self._agent_failed, tables=tasks.tables)
+        self._outputs = Outputs(committer, counters)
+        self.host = AgentHost(
+            list(topology.agents.values()), emit=self._outputs.emit, failed=self._agent_failed, tables=tasks.tables,
+            calls=self._outputs, timers=list(topology.timers.values()),
+        )  # fmt: skip
 
     def take(self, chunk: Chunk) -> None:
         """Raises BadRecord, AgentFailed where the topic's error policy is `fail`."""
@@ -58,7 +63,7 @@ class Intake:
         for agent in self._agents_of(chunk.source):
             fresh = decoded.since(self._tasks.offsets[agent.name, chunk.source])
             if len(fresh):
-                self.host.feed(_events(fresh), agent=agent)
+                self.host.feed(_events(fresh, agent), agent=agent)
 
     def fold(self) -> None:
         """Make states of all that Views have absorbed."""
@@ -85,7 +90,7 @@ class Intake:
             name = (dict(chunk.headers[at]).get(REPLAY_AGENT) or b"").decode()
             agent = self._topology.agents.get(name)
             if agent is not None and decoded.offsets[i] >= self._tasks.offsets[name, chunk.source]:
-                self.host.feed(_events(decoded.slice(i, i + 1)), agent=agent)
+                self.host.feed(_events(decoded.slice(i, i + 1), agent), agent=agent)
 
     def _reject(self, kind: Kind, by: str, topic: Topic, rejected: Iterable[Rejected]) -> None:
         for record in rejected:
@@ -105,19 +110,6 @@ class Intake:
 
     # -- agents, called in their host's thread ------------------------------------------------------------------------
 
-    def _emit(self, emitted: Emitted) -> None:
-        out, value = emitted.agent.out, emitted.value
-        if out is None or not isinstance(value, out.value):
-            wanted = "nothing (it has no out=)" if out is None else f"{out.value.__name__} for topic {out.name!r}"
-            cause = emitted.cause
-            raise AgentFailed(
-                f"agent {emitted.agent.name!r} yielded {value!r} at {cause.source}/{cause.offset}; expected {wanted}"
-            )
-        time = out.time_of(value)
-        timestamp = emitted.cause.timestamp if time is None else time
-        self._committer.send(out.name, out.encode(value), key=out.key_of(value), timestamp=timestamp)
-        self.counters.emitted += 1
-
     def _agent_failed(self, failure: Failure) -> None:
         topic, event = failure.agent.topic, failure.event
         self.counters.failed += 1
@@ -133,25 +125,36 @@ class Intake:
             place = (event.source, event.offset, event.timestamp, event.key)
             letter = DeadLetter("agent", failure.agent.name, failure.traceback, *place, value)
             self._committer.send(topic.dead_letters, value, key=event.key, headers=letter.headers())
+        self._outputs.refuse(failure)
 
     def _agents_of(self, source: TopicPartition) -> list[Agent]:
         return [a for a in self._topology.agents.values() if (a.name, source) in self._tasks.offsets]
 
 
 def _columns(topology: Topology, topic: Topic) -> set[str]:
-    """The fields of a topic that some View reads."""
+    """The fields of a topic that some View reads, or some Agent as columns."""
     views = [view for view in topology.views.values() if view.topic.name == topic.name]
-    return {field for view in views for field in fields_of(view)}
+    fields = {field for view in views for field in fields_of(view)}
+    return fields.union(*(_plain(topic) for agent in topology.agents_of(topic.name) if agent.batches))
 
 
-def _events(decoded: Decoded) -> EventBatch:
-    chunk, picked = decoded.chunk, decoded.picked
-    timestamps, keys = chunk.timestamps, chunk.keys
+def _plain(topic: Topic) -> list[str]:
+    """The fields that have columns."""
+    return [field.name for field in topic.schema.fields if field.dtype is not None]
+
+
+def _events(decoded: Decoded, agent: Agent) -> EventBatch:
+    chunk, picked, fields = decoded.chunk, decoded.picked, _plain(decoded.topic)
     return EventBatch(
         source=decoded.source,
-        values=decoded.values,
+        values=(lambda: decoded.values) if agent.batches else decoded.values,
         offsets=decoded.offsets,
-        timestamps=[timestamps[i] for i in picked],
-        keys=[keys[i] for i in picked],
-        headers=lambda: [chunk.headers[i] for i in picked],
+        timestamps=lambda: decoded.timestamps,
+        keys=lambda: _picked(chunk.keys, picked),
+        headers=lambda: _picked(chunk.headers, picked),
+        frame=lambda start, stop: decoded.slice(start, stop).frame(fields),
     )
+
+
+def _picked(column: Sequence[Any], picked: Sequence[int]) -> Sequence[Any]:
+    return column if len(picked) == len(column) else [column[i] for i in picked]

@@ -18,6 +18,8 @@ class Topics:
         self._topology, self._log = topology, log
         self._sources = topology.sources()
         self.changelogs = Changelogs(log, topology.name)
+        for topic in topology.grouped.values():
+            log.create(topic.name, partitions=topic.partitions, config=REPLAYABLE)
         self.ids = {name: log.describe(name).id for name in self._sources}
 
     def make(self, control: ControlTopic) -> None:
@@ -33,9 +35,8 @@ class Topics:
             self.make_replays(name)
             if topic.errors == "dead_letter":
                 self._log.create(topic.dead_letters, partitions=1, config=REPLAYABLE)
-        for agent in self._topology.agents.values():
-            if agent.out is not None:
-                self._log.create(agent.out.name, partitions=agent.out.partitions, config=REPLAYABLE)
+        for out in {topic for agent in self._topology.agents.values() for topic in agent.topics}:
+            self._log.create(out.name, partitions=out.partitions, config=REPLAYABLE)
 
     def make_replays(self, name: str) -> None:
         """As many partitions as the topic has: a replayed event goes to the worker that has its task."""
