@@ -113,6 +113,8 @@ def copying(name: str, topic: Topic, out: Topic, key: Callable[[Any], Any] | Non
 
     async def copy(events: AsyncIterator[Any]) -> AsyncIterator[Any]:
         async for event in events:
+            if key is not None:
+                key(event)  # where it raises, it is this event's failure, and not that of what sends it
             yield event
 
     return Agent(name, topic, copy, out, key=key)

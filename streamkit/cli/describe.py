@@ -41,8 +41,8 @@ def tree(topology: Topology) -> Tree:
         for view in topology.views_of(topic.name):
             _add_view(branch, view)
         for agent in topology.agents_of(topic.name):
-            to = f" -> topic {agent.out.name}" if agent.out else ""
-            branch.add(f"agent [bold]{agent.name}[/bold]{to}, concurrency {agent.concurrency}")
+            outs = "".join(f" -> topic {to.name}" for to in agent.topics)
+            branch.add(f"agent [bold]{agent.name}[/bold]{outs}, concurrency {agent.concurrency}")
     for table in topology.tables.values():
         root.add(f"table [bold]{table.name}[/bold]")
     return root
@@ -86,8 +86,7 @@ def graph(topology: Topology) -> str:
     for agent in topology.agents.values():
         lines.append(f'  {_id("a", agent.name)}(["agent {agent.name}"])')
         lines.append(f"  {_id('t', agent.topic.name)} --> {_id('a', agent.name)}")
-        if agent.out:
-            lines.append(f"  {_id('a', agent.name)} --> {_id('t', agent.out.name)}")
+        lines += [f"  {_id('a', agent.name)} --> {_id('t', to.name)}" for to in agent.topics]
     return "\n".join(lines)
 
 

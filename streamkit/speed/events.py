@@ -139,6 +139,8 @@ class Events(FaustOnly):
         self._before = 0  # events of the batches before _batch
         self._list: list[tuple[EventBatch, range]] = []  # what the list that `take` gave out holds
         self._spent: list[EventBatch] = []  # batches used up by that list
+        self.source: TopicPartition | None = None
+        """The partition whose events, and Tables, the agent is at; None while it waits for a batch."""
 
     @property
     def ended(self) -> bool:
@@ -222,11 +224,6 @@ class Events(FaustOnly):
         return self._batch.at(self._index) if 0 <= self._index < self._limit else None
 
     @property
-    def source(self) -> TopicPartition | None:
-        """The current event's partition: whose Tables the agent uses. None when no event is in hand."""
-        return self._batch.source if 0 <= self._index < self._limit else None
-
-    @property
     def place(self) -> str | None:
         """The current event's topic/partition/offset. Any thread may ask; the answer may be a moment old."""
         batch, index = self._batch, self._index
@@ -300,6 +297,7 @@ class Events(FaustOnly):
     def _open(self, batch: EventBatch) -> None:
         self._before += len(self._values)
         self._batch, self._values, self._index, self._limit = batch, batch.values, -1, 0
+        self.source = None if batch is _NOTHING else batch.source
 
 
 class Arrivals:

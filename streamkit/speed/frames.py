@@ -69,6 +69,8 @@ class Frames:
         self._waiting: list[_Span] = []  # of one batch; the next one last
         self._hand: _Span | None = None
         self._held: list[Any] = []
+        self.source: TopicPartition | None = None
+        """The frame's partition: whose Tables the agent uses. None while it waits for a frame."""
         self.position = 0
         """Grows by one with every frame taken."""
 
@@ -83,6 +85,7 @@ class Frames:
                 raise StopAsyncIteration
             self._waiting.append(_Span(batch, 0, len(batch)))
         self._hand = self._waiting.pop()
+        self.source = self._hand.batch.source
         self.position += 1
         return self._hand.frame()
 
@@ -90,11 +93,6 @@ class Frames:
     def ended(self) -> bool:
         """True once the host stops: the iteration is over."""
         return self._arrivals.ended
-
-    @property
-    def source(self) -> TopicPartition | None:
-        """The frame's partition: whose Tables the agent uses. None when no frame is in hand."""
-        return None if self._hand is None else self._hand.batch.source
 
     @property
     def place(self) -> str | None:
@@ -133,12 +131,12 @@ class Frames:
         if len(hand) == 1:
             return [hand.batch.at(hand.start)]
         self._waiting += reversed(hand.halves())
-        self._hand = None
+        self._hand = self.source = None
         return []
 
     def release(self) -> None:
         """Acknowledge the frame in hand."""
         if self._hand is not None:
-            batch, self._hand = self._hand.batch, None
+            batch, self._hand, self.source = self._hand.batch, None, None
             if not self._waiting:
                 self._done(batch)

@@ -43,7 +43,7 @@ class Intake:
         self._topology, self._tasks, self._committer, self.counters = topology, tasks, committer, counters
         self._sources = topology.sources()
         self._decoders = {name: Decoder(topic, _columns(topology, topic)) for name, topic in self._sources.items()}
-        self._outputs = Outputs(committer, counters)
+        self._outputs = Outputs(committer, tasks, counters)
         self.host = AgentHost(
             list(topology.agents.values()), emit=self._outputs.emit, failed=self._agent_failed, tables=tasks.tables,
             calls=self._outputs, timers=list(topology.timers.values()),

@@ -17,14 +17,15 @@ from streamkit.record import Headers
 from streamkit.speed.agents import Emitted, Failure
 from streamkit.speed.calls import CORRELATION, FAILED, REPLY_TO, check_value
 from streamkit.speed.events import Event
+from streamkit.speed.tasks import Tasks
 from streamkit.topic import Topic
 
 
 class Outputs:
     """Sends what agents yield, cast and answer by a Checkpoint's Committer; `counters.emitted` counts the yields."""
 
-    def __init__(self, committer: Committer, counters: Any) -> None:
-        self._committer, self._counters = committer, counters
+    def __init__(self, committer: Committer, tasks: Tasks, counters: Any) -> None:
+        self._committer, self._tasks, self._counters = committer, tasks, counters
         self._reply = msgspec.json.Encoder().encode
 
     def emit(self, output: Emitted) -> None:
@@ -51,9 +52,9 @@ class Outputs:
     async def send(self, topic: Topic, value: Any, key: bytes | None) -> None:
         """What an agent or timer casts: it goes with the next Checkpoint. Raises TypeError."""
         check_value(topic, value)
-        self._committer.send(
-            topic.name, topic.encode(value), key=key or topic.key_of(value), timestamp=topic.time_of(value)
-        )
+        key, time = key or topic.key_of(value), topic.time_of(value)
+        self._committer.send(topic.name, topic.encode(value), key=key, timestamp=time)
+        self._tasks.casts += 1
 
     async def ask(self, agent: Agent, value: Any, key: bytes | None, timeout: float) -> Any:
         """Refused. Raises StreamkitError."""

@@ -24,9 +24,8 @@ _KEPT = 100_000
 class Place(Protocol):
     """Where a run of an agent is."""
 
-    @property
-    def source(self) -> TopicPartition | None:
-        """The partition of the events in hand; None where there are none."""
+    source: TopicPartition | None
+    """The partition of the events in hand; None where there are none."""
 
 
 class _Part:
@@ -109,11 +108,14 @@ class AgentTables:
 
     def __init__(self, tables: TableTask, place: Place) -> None:
         self._tables, self._place = tables, place
-        self._of: tuple[Table, TopicPartition] | None = None
+        # What was used last, as a rule the same as now; here and below written out twice, since it runs for each event.
+        self._table: Table | None = None
+        self._source: TopicPartition | None = None
         self._last: _Part
 
     def get(self, table: Table, key: Any) -> Any:
-        part = self._part(table)
+        same = table is self._table and self._place.source is self._source
+        part = self._last if same else self._part(table)
         name = key if type(key) is str else part.name(key)
         try:
             return part.values[name]
@@ -123,7 +125,8 @@ class AgentTables:
     def put(self, table: Table, key: Any, value: Any) -> None:
         if value is None:
             raise ValueError(f"table {table.name!r}: a value cannot be None; delete the key: del table[{key!r}]")
-        part = self._part(table)
+        same = table is self._table and self._place.source is self._source
+        part = self._last if same else self._part(table)
         name = key if type(key) is str else part.name(key)
         part.values[name] = value
         part.changed.add(name)
@@ -136,12 +139,9 @@ class AgentTables:
 
     def _part(self, table: Table) -> _Part:
         source = self._place.source
-        of = self._of
-        if of is not None and of[0] is table and of[1] is source:  # as a rule: the same as a moment ago
-            return self._last
         if source is None:
             raise StreamkitError(f"table {table.name!r} is used by an agent that has no event in hand")
-        self._of, self._last = (table, source), self._tables.part(table, source)
+        self._table, self._source, self._last = table, source, self._tables.part(table, source)
         return self._last
 
 

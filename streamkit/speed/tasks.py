@@ -59,6 +59,9 @@ class Tasks:
         self.task_of = task_of(topology)
         self.tables = TableTask(store, self.task_of)
         self._prepared: dict[str, Prepared] = {}
+        self.casts = 0
+        """What agents and timers have cast; counted after it was sent, so that what `prepare` sees goes with it."""
+        self._casts = 0  # of them, those that a Checkpoint has taken along
 
     # -- coming and going ---------------------------------------------------------------------------------------------
 
@@ -143,9 +146,11 @@ class Tasks:
         return sum(view.pending() for view in self.views.values())
 
     def moved(self) -> bool:
-        """Is some position not durable yet?"""
-        return self.offsets != self.saved or any(
-            view.position(p) != s.end for view in self.views.values() for p, s in view.segments.items()
+        """Is some position, or something cast, not durable yet?"""
+        return (
+            self.casts != self._casts
+            or self.offsets != self.saved
+            or any(view.position(p) != s.end for view in self.views.values() for p, s in view.segments.items())
         )
 
     def asks(self) -> bool:
@@ -170,6 +175,7 @@ class Tasks:
 
     def prepare(self, due: Callable[[str], set[int]], batches: Mapping[str, BatchView]) -> Changes:
         """What makes all durable that was taken in; `due` are a View's partitions to be sealed."""
+        self._casts = self.casts
         changes: Changes = self.tables.prepare()
         for name, view in self.views.items():
             self._prepared[name] = view.prepare(due(name), batches.get(name))

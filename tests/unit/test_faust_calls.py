@@ -141,6 +141,7 @@ def test_a_timer_runs_every_interval_and_may_cast(a: App) -> None:
     with Driver(a.app) as driver:
         assert driver.worker is not None
         assert all(ticks.acquire(timeout=SOON) for _ in range(3))
+        assert driver.worker.moved()  # a Checkpoint is due, though nothing was read
         driver.checkpoint()
         driver.step()
         driver.checkpoint()

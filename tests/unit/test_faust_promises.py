@@ -197,6 +197,14 @@ def test_group_by_takes_a_function(a: App) -> None:
         a.app.group_by(a.clicks, lambda click: click.cents)
 
 
+def test_an_event_that_group_by_fails_on_is_a_dead_letter(a: App) -> None:
+    grouped = a.app.group_by(a.clicks, lambda click: 1 // (click.cents - 2), name="odd")
+
+    with a.run(A, B, C) as driver:
+        assert clicks_of(driver, grouped) == [A, C]
+        assert [a.clicks.decode(letter.value or b"") for letter in driver.dead_letters(a.clicks)] == [B]
+
+
 @pytest.mark.parametrize(
     ("use", "way_out"),
     [

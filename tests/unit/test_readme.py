@@ -7,18 +7,25 @@ import re
 from pathlib import Path
 from typing import Any
 
+from streamkit.testing.driver import Driver
+
 README = (Path(__file__).parents[2] / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
 def test_the_first_screen_and_the_test_of_ones_own_run() -> None:
-    first, connect, promises, driver = BLOCKS
+    first, connect, promises, columns, driver = BLOCKS
     names: dict[str, Any] = {"__name__": "readme"}
     exec(first, names)
     exec(driver, names)
+    exec(columns, names)
+    with Driver(names["app"]) as running:
+        running.send(names["events"], names["AdEvent"]("c2", "view", 0, 6_000_000, "u1"))
+        running.catch_up()
+        assert running.values(names["alerts"]) == [names["Alert"]("c2", 6_000_000)] * 2
     exec(promises, dict(names))
     assert set(names["app"].views) == {"campaign"}
-    assert set(names["app"].agents) == {"overspent"}
+    assert set(names["app"].agents) == {"overspent", "expensive"}
     ast.parse(connect)  # tests/kafka asks a running broker the same way
 
 
