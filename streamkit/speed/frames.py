@@ -32,6 +32,11 @@ class _Span:
     def __len__(self) -> int:
         return self.stop - self.start
 
+    def last(self) -> Event:
+        """Where the last event lay; without what would have to be made of every record for it."""
+        batch, at = self.batch, self.stop - 1
+        return Event(None, batch.source, int(batch.offsets[at]), int(batch.timestamps[at]), None, ())
+
     def halves(self) -> tuple[_Span, _Span]:
         middle = (self.start + self.stop) // 2
         return _Span(self.batch, self.start, middle), _Span(self.batch, middle, self.stop)
@@ -109,7 +114,7 @@ class Frames:
         if self._hand is not None:
             held, self._held = self._held, []
             if held:
-                cause = self._hand.batch.at(self._hand.stop - 1)
+                cause = self._hand.last()
                 for value in held:
                     await self._give(value, cause)
             if self.tables is not None:

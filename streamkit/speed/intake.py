@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from streamkit.agent import Agent
 from streamkit.deadletter import REPLAY_AGENT, DeadLetter, Kind
-from streamkit.decode import Decoded, Decoder, Rejected
+from streamkit.decode import Decoder, Rejected
 from streamkit.errors import AgentFailed, BadRecord
 from streamkit.fold import fields_of
 from streamkit.log.base import Committer
 from streamkit.record import Chunk, TopicPartition
 from streamkit.speed.agents import AgentHost, Failure
+from streamkit.speed.batches import Waiting, columns_of, events_of, plain_fields
 from streamkit.speed.events import EventBatch
 from streamkit.speed.outputs import Outputs
 from streamkit.speed.tasks import REJECTED, Tasks, view_unit
@@ -48,6 +48,7 @@ class Intake:
             list(topology.agents.values()), emit=self._outputs.emit, failed=self._agent_failed, tables=tasks.tables,
             calls=self._outputs, timers=list(topology.timers.values()),
         )  # fmt: skip
+        self._waiting = Waiting(self._feed)
 
     def take(self, chunk: Chunk) -> None:
         """Raises BadRecord, AgentFailed where the topic's error policy is `fail`."""
@@ -62,13 +63,19 @@ class Intake:
                 self._reject_of(task, task.absorb(decoded))
         for agent in self._agents_of(chunk.source):
             fresh = decoded.since(self._tasks.offsets[agent.name, chunk.source])
-            if len(fresh):
-                self.host.feed(_events(fresh, agent), agent=agent)
+            if len(fresh) and agent.batches:
+                self._waiting.add(agent, fresh)
+            elif len(fresh):
+                self._feed(events_of(fresh), agent)
 
     def fold(self) -> None:
-        """Make states of all that Views have absorbed."""
+        """Make states of all that Views have absorbed, and feed all that waits for a frame."""
+        self._waiting.release()
         for task in self._tasks.views.values():
             self._reject_of(task, task.fold_waiting())
+
+    def _feed(self, batch: EventBatch, agent: Agent) -> None:
+        self.host.feed(batch, agent=agent)
 
     def _reject_of(self, task: ViewTask, rejected: Iterable[Rejected]) -> None:
         """A View that reads again (reset, a BatchView across its Segment) rejects again; one dead letter will do."""
@@ -90,7 +97,8 @@ class Intake:
             name = (dict(chunk.headers[at]).get(REPLAY_AGENT) or b"").decode()
             agent = self._topology.agents.get(name)
             if agent is not None and decoded.offsets[i] >= self._tasks.offsets[name, chunk.source]:
-                self.host.feed(_events(decoded.slice(i, i + 1), agent), agent=agent)
+                one = decoded.slice(i, i + 1)
+                self._feed(columns_of([one]) if agent.batches else events_of(one), agent)
 
     def _reject(self, kind: Kind, by: str, topic: Topic, rejected: Iterable[Rejected]) -> None:
         for record in rejected:
@@ -135,26 +143,4 @@ def _columns(topology: Topology, topic: Topic) -> set[str]:
     """The fields of a topic that some View reads, or some Agent as columns."""
     views = [view for view in topology.views.values() if view.topic.name == topic.name]
     fields = {field for view in views for field in fields_of(view)}
-    return fields.union(*(_plain(topic) for agent in topology.agents_of(topic.name) if agent.batches))
-
-
-def _plain(topic: Topic) -> list[str]:
-    """The fields that have columns."""
-    return [field.name for field in topic.schema.fields if field.dtype is not None]
-
-
-def _events(decoded: Decoded, agent: Agent) -> EventBatch:
-    chunk, picked, fields = decoded.chunk, decoded.picked, _plain(decoded.topic)
-    return EventBatch(
-        source=decoded.source,
-        values=(lambda: decoded.values) if agent.batches else decoded.values,
-        offsets=decoded.offsets,
-        timestamps=lambda: decoded.timestamps,
-        keys=lambda: _picked(chunk.keys, picked),
-        headers=lambda: _picked(chunk.headers, picked),
-        frame=lambda start, stop: decoded.slice(start, stop).frame(fields),
-    )
-
-
-def _picked(column: Sequence[Any], picked: Sequence[int]) -> Sequence[Any]:
-    return column if len(picked) == len(column) else [column[i] for i in picked]
+    return fields.union(*(plain_fields(topic) for agent in topology.agents_of(topic.name) if agent.batches))

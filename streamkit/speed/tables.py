@@ -7,7 +7,7 @@ its value is read from the store or made durable, and not when it is used.
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import NoneType
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from streamkit.checkpoint import table_key, task_prefix
@@ -150,7 +150,7 @@ class JournaledTables(AgentTables):
 
     def __init__(self, tables: TableTask, place: Place) -> None:
         super().__init__(tables, place)
-        self._journal: dict[tuple[_Part, Any], tuple[bool, Any]] = {}
+        self._journal: dict[_Part, dict[Any, tuple[bool, Any]]] = {}
 
     def keep(self) -> None:
         """What was changed since the last `keep` or `undo` stays."""
@@ -158,10 +158,11 @@ class JournaledTables(AgentTables):
 
     def undo(self) -> None:
         """Every value is again what it was at the last `keep`."""
-        for (part, name), (changed, load) in self._journal.items():
-            part.values[name] = load()
-            if not changed:
-                part.changed.discard(name)
+        for part, noted in self._journal.items():
+            for name, (changed, value) in noted.items():
+                part.values[name] = part.table.load(value.dumped) if isinstance(value, _Dumped) else value
+                if not changed:
+                    part.changed.discard(name)
         self._journal.clear()
 
     def get(self, table: Table, key: Any) -> Any:
@@ -179,11 +180,16 @@ class JournaledTables(AgentTables):
     def _note(self, table: Table, key: Any) -> None:
         """Before its first use: what is read may be changed in place, so it is kept as bytes."""
         part = self._part(table)
-        name = part.name(key)
-        if (part, name) not in self._journal:
-            value = super().get(table, key)
-            if not isinstance(value, (int, float, str, bytes, NoneType)):
-                dumped = table.dump(value)
-                self._journal[part, name] = name in part.changed, lambda: table.load(dumped)
-            else:
-                self._journal[part, name] = name in part.changed, lambda: value
+        noted = self._journal.setdefault(part, {})
+        name = key if type(key) is str else part.name(key)
+        if name not in noted:
+            value = part.values[name] if name in part.values else part.read(name)
+            plain = isinstance(value, int | float | str | bytes | None)
+            noted[name] = name in part.changed, value if plain else _Dumped(table.dump(value))
+
+
+@dataclass(frozen=True, slots=True)
+class _Dumped:
+    """A value as bytes."""
+
+    dumped: bytes
