@@ -19,7 +19,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Seque
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from inspect import isawaitable
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import faust
 from faust.app.base import BootStrategy
@@ -34,8 +34,7 @@ from streamkit.table import running_tables
 from streamkit.topic import Topic
 
 
-@dataclass(frozen=True, slots=True)
-class Emitted:
+class Emitted(NamedTuple):
     """An agent's output, and the event it was at when it yielded it. `only` is the one topic that it is for, if any."""
 
     agent: Agent

@@ -9,10 +9,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
 from functools import cached_property
 from inspect import isawaitable
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 
@@ -25,8 +24,7 @@ from streamkit.topic import Topic
 _following: ContextVar[Events | None] = ContextVar("streamkit_events", default=None)
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """One event and where it lay. `timestamp` is Kafka's, in milliseconds since the epoch."""
 
     value: Any
@@ -87,14 +85,8 @@ class EventBatch:
         >>> event.value, event.offset
         ('b', 9)
         """
-        return Event(
-            value=self.values[index],
-            source=self.source,
-            offset=int(self.offsets[index]),
-            timestamp=int(self.timestamps[index]),
-            key=self.keys[index],
-            headers=self.headers[index],
-        )
+        offset, timestamp = int(self.offsets[index]), int(self.timestamps[index])
+        return Event(self.values[index], self.source, offset, timestamp, self.keys[index], self.headers[index])
 
 
 def _made(column: Column) -> Sequence[Any]:
