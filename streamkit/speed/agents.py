@@ -23,6 +23,7 @@ from typing import Any, NamedTuple, cast
 
 import faust
 from faust.app.base import BootStrategy
+from faust.utils.cron import secs_for_next
 from mode.utils.trees import Node
 
 from streamkit.agent import Agent, Calls, Timer, running_calls
@@ -105,7 +106,7 @@ class AgentHost:
     `emit` and `failed` are called in the host's thread, in event order within an agent's run. What they raise stops the
     host: the next `feed` or `drain` raises it. `feed` blocks while an agent is `capacity` events or more behind.
     `tables` is where the agents' Tables are, `calls` what `cast` goes through; `timers` run beside the agents. Raises
-    DefinitionError for two agents of one name.
+    DefinitionError for two agents of one name, or a cron line that is none.
     """
 
     def __init__(
@@ -125,6 +126,8 @@ class AgentHost:
         if len(self._lanes) < len(agents):
             names = sorted(agent.name for agent in agents)
             raise DefinitionError(f"agents need names of their own, but these were given: {', '.join(names)}")
+        for timer in timers:
+            _check_cron(timer)
         self._by_topic: dict[str, list[_Lane]] = {}
         for lane in self._lanes.values():
             self._by_topic.setdefault(lane.agent.topic.name, []).append(lane)
@@ -216,6 +219,11 @@ class AgentHost:
             self._changed.notify_all()
         self._ring()
 
+    def _fail(self, message: str, cause: BaseException | None) -> None:
+        failed = AgentFailed(message)
+        failed.__cause__ = cause
+        self._close(failed)
+
     def _ring(self) -> None:
         if self._loop is not None:
             with suppress(RuntimeError):  # the loop is closed: nobody is left to wake
@@ -227,9 +235,7 @@ class AgentHost:
         try:
             asyncio.run(self._main())
         except BaseException as error:  # SystemExit too: an agent's sys.exit() would otherwise end only this thread
-            stopped = AgentFailed(f"the thread that runs the agents ended with {error!r}")
-            stopped.__cause__ = error
-            self._close(stopped)
+            self._fail(f"the thread that runs the agents ended with {error!r}", error)
         finally:
             self._close()
             self._ready.set()
@@ -255,17 +261,15 @@ class AgentHost:
         def run(stream: Any) -> Awaitable[None]:
             return self._serve(lane, stream)
 
-        run.__name__ = run.__qualname__ = lane.agent.name  # what Faust's log calls it
-        self._app.agent(lane.channel, name=lane.agent.name, concurrency=lane.agent.concurrency)(run)
+        name = run.__name__ = run.__qualname__ = lane.agent.name  # what Faust's log calls it
+        self._app.agent(lane.channel, name=name, concurrency=lane.agent.concurrency)(run)
 
     def _declare_timer(self, timer: Timer) -> None:
         async def run() -> None:
             try:
                 await timer.function()
             except Exception as error:
-                failed = AgentFailed(f"timer {timer.name!r} failed: {error!r}")
-                failed.__cause__ = error
-                self._close(failed)
+                self._fail(f"timer {timer.name!r} failed: {error!r}", error)
 
         run.__name__ = run.__qualname__ = timer.name
         if timer.interval is None:
@@ -286,9 +290,7 @@ class AgentHost:
             for lane, batch in arrived:
                 await lane.channel.put(batch)
         if crashed.done():
-            stopped = AgentFailed(f"Faust stopped by itself: {self._app.crash_reason!r}")
-            stopped.__cause__ = self._app.crash_reason
-            self._close(stopped)
+            self._fail(f"Faust stopped by itself: {self._app.crash_reason!r}", self._app.crash_reason)
         crashed.cancel()
 
     async def _serve(self, lane: _Lane, stream: Any) -> None:
@@ -357,15 +359,12 @@ class AgentHost:
         """The agent's function has failed: report the events it failed on, or stop where it would only spin."""
         if error is None:
             message = f"agent {agent.name!r} returned without taking an event; it must iterate: `async for e in events`"
-            return self._close(AgentFailed(message))
+            return self._fail(message, None)
         culprits = run.failed()
         if culprits is None:
-            failed = AgentFailed(
-                f"agent {agent.name!r} failed with no event in hand to skip or to dead-letter: {error!r}. "
-                "It must neither yield nor raise before it takes an event, nor while it waits for one"
-            )
-            failed.__cause__ = error
-            return self._close(failed)
+            message = f"agent {agent.name!r} failed with no event in hand to skip or to dead-letter: {error!r}. "
+            rule = "It must neither yield nor raise before it takes an event, nor while it waits for one"
+            return self._fail(message + rule, error)
         try:
             trace = "".join(traceback.format_exception(error)) if culprits else ""
             for event in culprits:
@@ -385,6 +384,13 @@ class AgentHost:
         with self._changed:
             lane.backlog -= len(batch)
             self._changed.notify_all()
+
+
+def _check_cron(timer: Timer) -> None:
+    try:
+        secs_for_next(timer.cron or "* * * * *")
+    except ValueError as error:
+        raise DefinitionError(f"timer {timer.name!r}: {timer.cron!r} is no cron line: {error}") from None
 
 
 def _is_cancelled() -> bool:

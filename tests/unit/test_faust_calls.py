@@ -166,6 +166,19 @@ def test_a_crontab_runs_when_its_line_says(a: App, monkeypatch: pytest.MonkeyPat
         assert all(ran.acquire(timeout=SOON) for _ in range(2))
 
 
+def test_a_cron_line_that_is_none_is_told(a: App) -> None:
+    @a.app.agent(a.clicks)
+    async def idle(events: Any) -> None:
+        async for _ in events:
+            pass
+
+    @a.app.crontab("every minute")
+    async def wrong() -> None: ...
+
+    with Driver(a.app) as driver, pytest.raises(DefinitionError, match="'every minute' is no cron line"):
+        _ = driver.worker
+
+
 def test_a_timer_that_fails_stops_the_worker(a: App) -> None:
     ticked = threading.Event()
 
