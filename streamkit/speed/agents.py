@@ -321,19 +321,18 @@ class AgentHost:
         def done(batch: EventBatch) -> None:
             self._acknowledge(lane, batch)
 
-        async def give(value: Any, cause: Event) -> None:
+        async def call(value: Any) -> None:
             for sink in lane.agent.functions:
                 taken = sink(value)
                 if isawaitable(taken):
                     await taken
-            self._send(Emitted(lane.agent, value, cause))
 
-        def echo(topic: Topic, value: Any, cause: Event) -> None:
-            self._send(Emitted(lane.agent, value, cause, topic))
+        def send(value: Any, cause: Event, only: Topic | None = None) -> None:
+            self._send(Emitted(lane.agent, value, cause, only))
 
         if lane.agent.batches:
-            return Frames(aiter(stream), done=done, give=give, tables=self._tables)
-        events = Events(aiter(stream), done=done, give=give, echo=echo, tables=self._tables)
+            return Frames(aiter(stream), done=done, call=call, send=send, tables=self._tables)
+        events = Events(aiter(stream), done=done, call=call, send=send, tables=self._tables)
         events.follow()
         return events
 

@@ -109,8 +109,9 @@ class Events(FaustOnly):
     """The events of an agent's topic, in offset order within a partition: `async for value in events`.
 
     Belongs to one run of one agent (with `concurrency=n` there are n, each with an `events` of its own). `arrivals`
-    gives the batches; `done` is told of each when all of its events have been acknowledged; `give` takes an output,
-    with the event that it was yielded at; `echo` a value for a topic.
+    gives the batches; `done` is told of each when all of its events have been acknowledged; `call` gives an
+    output to the sinks that are functions, `send` sends it, with the event that it was yielded at, or sends it to one
+    topic alone.
     """
 
     def __init__(
@@ -118,11 +119,11 @@ class Events(FaustOnly):
         arrivals: AsyncIterator[EventBatch],
         *,
         done: Callable[[EventBatch], None],
-        give: Callable[[Any, Event], Awaitable[None]],
-        echo: Callable[[Topic, Any, Event], None],
+        call: Callable[[Any], Awaitable[None]],
+        send: Callable[[Any, Event, Topic | None], None],
         tables: TableTask | None = None,
     ) -> None:
-        self._arrivals, self._done, self._give, self._echo = Arrivals(arrivals), done, give, echo
+        self._arrivals, self._done, self._call, self._send = Arrivals(arrivals), done, call, send
         self.tables = None if tables is None else AgentTables(tables, self)
         self._batch = _NOTHING
         self._values: Sequence[Any] = ()
@@ -173,7 +174,7 @@ class Events(FaustOnly):
         """The same values, each sent on to `topics` as well, in the Checkpoint that counts it."""
         async for value in self:
             for topic in topics:
-                self._echo(topic, value, self.current)
+                self._send(value, self.current, topic)
             yield value
 
     async def events(self) -> AsyncIterator[Event]:
@@ -236,7 +237,8 @@ class Events(FaustOnly):
 
     async def yielded(self, value: Any) -> None:
         """Hand on an output of the agent."""
-        await self._give(value, self.current)
+        await self._call(value)
+        self._send(value, self.current, None)
 
     async def settle(self) -> None:
         """The agent is done with the events in hand."""

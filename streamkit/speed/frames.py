@@ -57,8 +57,8 @@ class Frames:
     """The events of an agent's topic as DataFrames: `async for frame in frames`. Each is of one partition, in offset
     order; belongs to one run of one agent.
 
-    `done` is told of each batch when all of its events have been used; `give` is what takes an output, with the last
-    event of the frame that it was yielded at.
+    `done` is told of each batch when all of its events have been used; `call` gives an output to the sinks that
+    are functions, `send` sends it, with the last event of the frame that it was yielded at.
     """
 
     def __init__(
@@ -66,10 +66,11 @@ class Frames:
         arrivals: AsyncIterator[EventBatch],
         *,
         done: Callable[[EventBatch], None],
-        give: Callable[[Any, Event], Awaitable[None]],
+        call: Callable[[Any], Awaitable[None]],
+        send: Callable[[Any, Event], None],
         tables: TableTask | None = None,
     ) -> None:
-        self._arrivals, self._done, self._give = Arrivals(arrivals), done, give
+        self._arrivals, self._done, self._call, self._send = Arrivals(arrivals), done, call, send
         self.tables = None if tables is None else JournaledTables(tables, self)
         self._waiting: list[_Span] = []  # of one batch; the next one last
         self._hand: _Span | None = None
@@ -110,16 +111,22 @@ class Frames:
         self._held.append(value)
 
     async def settle(self) -> None:
-        """The frame in hand has been used: let go of its outputs, keep what it changed, and acknowledge it."""
-        if self._hand is not None:
-            held, self._held = self._held, []
-            if held:
-                cause = self._hand.last()
-                for value in held:
-                    await self._give(value, cause)
-            if self.tables is not None:
-                self.tables.keep()
-            self.release()
+        """The frame in hand has been used: let go of its outputs, keep what it changed, and acknowledge it.
+
+        All sinks are called before the first output is sent: where one fails, the frame fails, and nothing of it was.
+        """
+        if self._hand is None:
+            return
+        for value in self._held:
+            await self._call(value)
+        held, self._held = self._held, []
+        if held:
+            cause = self._hand.last()
+            for value in held:
+                self._send(value, cause)
+        if self.tables is not None:
+            self.tables.keep()
+        self.release()
 
     def failed(self) -> list[Event] | None:
         """The agent has failed: undo what came of the frame in hand.

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 import streamkit as sk
+from streamkit.cli.options import create_topics
 from streamkit.interval import Pacer
 from streamkit.log.kafka import KafkaLog
 from streamkit.log.scan import read_all
@@ -89,13 +90,11 @@ def test_an_agent_is_asked_and_its_outputs_are_regrouped(brokers: str, unique: C
             await accept.cast(Order("timer", "tea"))
 
     async def ask() -> None:
-        answers = await accept.join([Order(f"user-{i}", "tea") for i in range(20)], timeout=SOON)
-        assert [answer.user for answer in answers] == [f"user-{i}" for i in range(20)]
+        sent = [Order(f"user-{i}", "tea") for i in range(20)]
+        assert await accept.join(sent, timeout=SOON) == sent
 
     with closing(KafkaLog(Connection(brokers))) as log:
-        for topic in (orders, done):
-            log.create(topic.name, partitions=topic.partitions)
-
+        create_topics(log, app)
         with working(app, log):
             wait_for(lambda: most(log, sold) == 1)
             with sk.calling(app, brokers=brokers):

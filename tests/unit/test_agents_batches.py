@@ -192,6 +192,26 @@ def test_a_failed_frame_leaves_tables_as_they_were() -> None:
         assert driver.values(sums) == [Sum("1,2", 1), Sum("1,2,4", 1), Sum("1,2,4,5", 1)]
 
 
+def test_a_sink_that_fails_is_the_frames_failure_and_nothing_of_it_was_sent() -> None:
+    app, clicks, sums = app_of()
+
+    def picky(value: Sum) -> None:
+        if value.cents == 3:
+            raise ValueError("not three")
+
+    @app.agent(clicks, out=sums, sinks=[picky], batches=True)
+    async def forward(batches: Any) -> Any:
+        async for frame in batches:
+            for cents in frame["cents"]:
+                yield Sum("n", cents)
+
+    with Driver(app) as driver:
+        driver.send(clicks, *(Click("ann", cents) for cents in range(6)))
+        driver.catch_up()
+        assert sorted(s.cents for s in driver.values(sums)) == [0, 1, 2, 4, 5]
+        assert [letter.offset for letter in driver.dead_letters(clicks)] == [3]
+
+
 def test_a_number_beyond_64_bits_is_one_dead_letter() -> None:
     app, clicks, sums = app_of()
 
