@@ -18,7 +18,7 @@ from streamkit.store.base import Store
 from streamkit.table import Table
 
 _KEPT = 100_000
-"""Values of a Table and task that stay in memory between Checkpoints."""
+"""Values that stay in memory between Checkpoints; where there are more, those stay that the last one has changed."""
 
 
 class Place(Protocol):
@@ -53,10 +53,10 @@ class _Part:
         values, dump, encoded = self.values, self.table.dump, self._encoded
         return [(encoded(n), None if (value := values[n]) is None else dump(value)) for n in self.changed]
 
-    def done(self) -> None:
+    def done(self, crowded: bool) -> None:
+        if crowded:
+            self.values = {name: self.values[name] for name in self.changed}
         self.changed.clear()
-        if len(self.values) > _KEPT:
-            self.values.clear()
 
     def forget(self) -> None:
         self.values.clear()
@@ -93,9 +93,10 @@ class TableTask:
 
     def done(self) -> None:
         """The changes are durable, and in the Store."""
-        for parts in self._parts.values():
-            for part in parts.values():
-                part.done()
+        parts = [part for parts in self._parts.values() for part in parts.values()]
+        crowded = sum(len(part.values) for part in parts) > _KEPT
+        for part in parts:
+            part.done(crowded)
 
     def close(self, task: TopicPartition) -> None:
         """Forget a task: another worker will change its values."""

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from streamkit.errors import DefinitionError
+from streamkit.speed import tables
 from streamkit.testing.driver import Driver
 from tests.unit.promises import A, App, B, C, Click, Seen, clicks_of, settle
 
@@ -256,6 +257,26 @@ def test_a_table_survives_and_is_counted_once(a: App) -> None:
         driver.send(a.clicks, A)
         driver.catch_up()
         assert driver.values(a.seen) == [Seen("ann", n) for n in (1, 2, 3)]
+
+
+def test_a_table_may_be_larger_than_what_stays_in_memory(a: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "_KEPT", 2)
+    table = a.app.table("counts", default=int)
+
+    @a.app.agent(a.clicks, out=a.seen)
+    async def count(events: Any) -> Any:
+        async for click in events:
+            table[click.user] += 1
+            yield Seen(click.user, table[click.user])
+
+    with Driver(a.app) as driver:
+        for n in range(1, 4):
+            for half in (range(4), range(4, 8)):
+                driver.send(a.clicks, *(Click(f"user-{i}", "home") for i in half))
+                driver.catch_up()
+            assert {s.user for s in driver.values(a.seen) if s.count == n} == {f"user-{i}" for i in range(8)}
+        held = [len(part.values) for parts in driver.worker._tasks.tables._parts.values() for part in parts.values()]
+        assert sum(held) == 4
 
 
 @pytest.mark.parametrize("key", ["text", 7, b"text", ("text", 7), True, -1])
