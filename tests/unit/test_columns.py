@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from streamkit.columns import Columns
@@ -20,6 +20,10 @@ from streamkit.decode import DecodedColumns, Decoder
 from streamkit.native.loader import Loops, loader
 from streamkit.record import FlatBytes, FlatChunk, Record, RecordChunk, TopicPartition
 from streamkit.topic import Topic
+
+
+SLOW = [HealthCheck.too_slow]
+"""On a busy machine the first draw of a text takes more than a second."""
 
 
 class Ad(msgspec.Struct):
@@ -109,7 +113,7 @@ def decoded_by_msgspec(record: bytes | None) -> Ad | None:
         return None
 
 
-@settings(max_examples=400)
+@settings(max_examples=400, suppress_health_check=SLOW)
 @given(st.lists(documents() | st.binary(max_size=20) | st.none(), max_size=6))
 def test_what_the_scanner_takes_is_what_msgspec_decodes(loops: Loops, records: list[bytes | None]) -> None:
     columns = Columns.of(Ad, FIELDS)
@@ -123,7 +127,7 @@ def test_what_the_scanner_takes_is_what_msgspec_decodes(loops: Loops, records: l
             assert repr(row) == repr(msgspec.structs.asdict(expected)), record
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, suppress_health_check=SLOW)
 @given(ads)
 def test_plain_records_are_taken(loops: Loops, value: dict[str, Any]) -> None:
     record = json.dumps(value, ensure_ascii=False).encode()
@@ -139,7 +143,7 @@ def test_plain_records_are_taken(loops: Loops, value: dict[str, Any]) -> None:
         assert columns.take(loops, flat_of([record]))[1].tolist() == [1]
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, suppress_health_check=SLOW)
 @given(st.lists(documents() | st.none(), max_size=5), st.integers(0, 8))
 def test_a_decoder_gives_the_same_by_columns_and_by_objects(
     loops: Loops, records: list[bytes | None], cut: int
