@@ -21,7 +21,6 @@ from streamkit.native.loader import Loops, loader
 from streamkit.record import FlatBytes, FlatChunk, Record, RecordChunk, TopicPartition
 from streamkit.topic import Topic
 
-
 SLOW = [HealthCheck.too_slow]
 """On a busy machine the first draw of a text takes more than a second."""
 
@@ -231,6 +230,20 @@ def test_numbers_are_what_msgspec_makes_of_them(loops: Loops, field: str) -> Non
     for record, found, good in zip(records, frame[field], taken, strict=True):
         decoded = decoded_by_msgspec(record)
         assert not good or repr(getattr(decoded, field)) == repr(found), record
+
+
+def test_of_a_field_that_comes_twice_the_last_one_counts_as_ever(loops: Loops) -> None:
+    records: list[bytes | None] = [
+        b'{"ad":"a","cents":1,"price":0.5,"shown":true,"note":null,"note":"x"}',
+        b'{"ad":"a","cents":1,"price":0.5,"shown":true,"note":"x","note":null}',
+        b'{"ad":"a","ad":"b","cents":1,"price":0.5,"shown":true}',
+    ]
+    decoded, rejected = Decoder(TOPIC, FIELDS)(chunk_of([*records, *[records[2]] * 70]))
+    assert not rejected
+    assert decoded.frame(["ad", "note"])[:3].rows() == [("a", "x"), ("a", None), ("b", None)]
+    columns = Columns.of(Ad, FIELDS)
+    assert columns is not None
+    assert columns.take(loops, flat_of(records))[1].tolist() == [0, 0, 0]
 
 
 def test_a_chunk_with_one_strange_record_stays_columns(loops: Loops) -> None:
