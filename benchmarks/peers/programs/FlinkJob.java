@@ -1,0 +1,141 @@
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
+import java.io.File;
+import java.time.LocalDateTime;
+import java.time.ZoneOffset;
+import java.util.ArrayList;
+import java.util.HashMap;
+import java.util.List;
+import java.util.Map;
+import org.apache.flink.table.api.EnvironmentSettings;
+import org.apache.flink.table.api.TableEnvironment;
+import org.apache.flink.table.functions.ScalarFunction;
+import org.apache.flink.types.Row;
+import org.apache.flink.types.RowKind;
+import org.apache.flink.util.CloseableIterator;
+
+/** Flink SQL, in a mini cluster in this process; told and telling as task.py says. The Task's settings are Flink's. */
+public final class FlinkJob {
+    private static final ObjectMapper JSON = new ObjectMapper();
+    private static final long STEP = 20_000;
+    private static final String TIMED =
+        ", ts AS TO_TIMESTAMP_LTZ(event_time, 3), WATERMARK FOR ts AS ts - INTERVAL '1' SECOND";
+
+    private static final Map<String, String> QUERIES = Map.of(
+        "views",
+        "SELECT campaign, start, COUNT(*) FROM (SELECT campaign(ad_id) AS campaign, "
+            + "event_time - MOD(event_time, 10000) AS start FROM events WHERE event_type = 'view') "
+            + "GROUP BY campaign, start",
+        "unique",
+        "SELECT 'all', COUNT(*), SUM(n) FROM (SELECT page_id, COUNT(*) AS n FROM events GROUP BY page_id)",
+        "heavy",
+        "SELECT campaign, window_start, COUNT(*), SUM(price), MIN(price), MAX(price), COUNT(DISTINCT user_id) FROM "
+            + "HOP(TABLE views, DESCRIPTOR(ts), INTERVAL '10' SECOND, INTERVAL '60' SECOND) "
+            + "GROUP BY campaign, window_start, window_end");
+
+    /** The fixed map of ads to campaigns. */
+    public static final class CampaignOf extends ScalarFunction {
+        private final HashMap<String, String> campaigns;
+
+        public CampaignOf(HashMap<String, String> campaigns) {
+            this.campaigns = campaigns;
+        }
+
+        public String eval(String ad) {
+            return campaigns.get(ad);
+        }
+    }
+
+    public static void main(String[] arguments) throws Exception {
+        JsonNode task = JSON.readTree(System.getenv("PEERS_TASK"));
+        String job = task.get("job").asText();
+        long total = task.get("total").asLong();
+        TableEnvironment environment = TableEnvironment.create(EnvironmentSettings.inStreamingMode());
+        task.get("settings").properties()
+            .forEach(each -> environment.getConfig().set(each.getKey(), each.getValue().asText()));
+        tables(environment, task);
+
+        Map<List<Object>, Object[]> found = new HashMap<>();
+        long counted = 0;
+        long next = 0;
+        try (CloseableIterator<Row> rows = environment.executeSql(QUERIES.get(job)).collect()) {
+            while (rows.hasNext()) {
+                Row row = rows.next();
+                if (row.getKind() == RowKind.UPDATE_BEFORE || row.getKind() == RowKind.DELETE) {
+                    continue;
+                }
+                if (job.equals("unique")) {
+                    counted = ((Number) row.getField(2)).longValue();
+                    found.put(List.of("all"), new Object[] {row.getField(1), counted});
+                } else {
+                    List<Object> where = List.of(row.getField(0), start(row.getField(1)));
+                    Object[] numbers = new Object[row.getArity() - 2];
+                    for (int n = 0; n < numbers.length; n++) {
+                        numbers[n] = row.getField(n + 2);
+                    }
+                    Object[] before = found.put(where, numbers);
+                    counted += ((Number) numbers[0]).longValue() - (before == null ? 0 : ((Number) before[0]).longValue());
+                }
+                if (counted >= next || counted == total) {
+                    System.out.println("{\"at\": " + System.nanoTime() + ", \"counted\": " + counted + "}");
+                    System.out.flush();
+                    next = counted + STEP;
+                }
+            }
+        }
+        JSON.writeValue(new File(task.get("directory").asText() + "/totals.json"), rows(job, found));
+        System.out.println("{\"finished\": true}");
+        System.out.flush();
+        Thread.sleep(Long.MAX_VALUE);
+    }
+
+    private static void tables(TableEnvironment environment, JsonNode task) throws Exception {
+        for (String[] table : new String[][] {{"events", ""}, {"timed", TIMED}}) {
+            environment.executeSql(table(table[0], table[1], task));
+        }
+        HashMap<String, String> campaigns = new HashMap<>();
+        JSON.readTree(new File(task.get("ads").asText())).properties()
+            .forEach(each -> campaigns.put(each.getKey(), each.getValue().asText()));
+        environment.createTemporarySystemFunction("campaign", new CampaignOf(campaigns));
+        environment.executeSql("CREATE VIEW views AS SELECT campaign(ad_id) AS campaign, user_id, price, ts "
+            + "FROM timed WHERE event_type = 'view'");
+    }
+
+    /** The topic as a table; only where windows of Flink's own are asked for has it event time. */
+    private static String table(String name, String time, JsonNode task) {
+        return "CREATE TABLE " + name + " (user_id STRING, page_id STRING, ad_id STRING, ad_type STRING, "
+            + "event_type STRING, event_time BIGINT, ip_address STRING, price BIGINT" + time + ") WITH ("
+            + "'connector' = 'kafka', 'topic' = '" + task.get("topic").asText() + "', "
+            + "'properties.bootstrap.servers' = '" + task.get("brokers").asText() + "', "
+            + "'properties.group.id' = '" + task.get("group").asText() + "', "
+            + "'properties.max.poll.records' = '10000', 'properties.max.partition.fetch.bytes' = '10485760', "
+            + "'scan.startup.mode' = 'earliest-offset', 'scan.bounded.mode' = 'latest-offset', "
+            + "'format' = 'json')";
+    }
+
+    /** Milliseconds, or the start of a window of Flink's, in UTC. */
+    private static long start(Object start) {
+        return start instanceof LocalDateTime time
+            ? time.toInstant(ZoneOffset.UTC).toEpochMilli()
+            : ((Number) start).longValue();
+    }
+
+    private static List<Object> rows(String job, Map<List<Object>, Object[]> found) {
+        List<Object> rows = new ArrayList<>();
+        if (job.equals("unique")) {
+            Object[] numbers = found.get(List.of("all"));
+            rows.add(List.of("keys", 0, numbers[0]));
+            rows.add(List.of("events", 0, numbers[1]));
+            return rows;
+        }
+        found.forEach((where, numbers) -> {
+            List<Object> row = new ArrayList<>(where);
+            row.addAll(List.of(numbers));
+            if (job.equals("heavy")) {
+                row.add(null); // no median
+            }
+            rows.add(row);
+        });
+        return rows;
+    }
+}
