@@ -16,10 +16,11 @@ partitions before they can be grouped.
     latency   the job `views` at a fixed rate: from producing an event until its count can be read
 
 How a rate is told, the same for all: a peer's program says, with a time, how much of all that is to be counted its
-results have counted so far (`task.say`). The rate is that between the first time that it says so and the moment when
-the last total is right: what was counted before the first is not in it, nor is the start-up. CPU is that of the
-peer's processes (not the broker) between the same two moments; memory the greatest sum over them. A rate counts only
-if all totals are right: `events.expected` works them out with numpy, without reading the topic.
+results have counted so far (`task.say`). The rate is that between the first time that it says of a tenth or more, and
+the moment when the last total is right: neither start-up nor what was counted before, while JIT compilers warm up and
+groups form, is in it. CPU is that of the peer's processes (not the broker) between the same two moments; memory the
+greatest sum over them. A rate counts only if all totals are right: `events.expected` works them out with numpy,
+without reading the topic.
 
     events.py     the events, what each job must come to, and whether it did
     task.py       what a peer's program is told, and how it tells (standard library only: it runs in every environment)

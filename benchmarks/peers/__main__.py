@@ -95,15 +95,16 @@ class Site:
         name = f"{self.run}-{peer.name}-{uuid.uuid4().hex[:6]}"
         directory = self.directory / name
         directory.mkdir()
+        total = count if peer.only_reads else events.total(self.right(job, count))
         return Task(
             brokers=self.brokers, topic=self.topic(count, by_page=job == "unique"), partitions=events.PARTITIONS,
-            job=job, events=count, total=events.total(self.right(job, count)), group=name, directory=str(directory),
+            job=job, events=count, total=total, group=name, directory=str(directory),
             ads=str(self._ads), settings=dict(peer.settings),
         )  # fmt: skip
 
     def close(self) -> None:
         """Delete what this run made, changelogs too: the broker may be one that stays."""
-        admin = AdminClient({"bootstrap.servers": self.brokers})
+        admin = AdminClient({"bootstrap.servers": self.brokers, "log_level": 3})
         topics = [topic for topic in admin.list_topics(timeout=30).topics if self.run in topic]
         for deleted in admin.delete_topics(topics).values() if topics else ():
             deleted.result()

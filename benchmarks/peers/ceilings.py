@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.peers.peer import NO_WARNINGS, JavaPeer, PythonPeer
+from benchmarks.peers.peer import JavaPeer, PythonPeer
 from benchmarks.peers.task import Task
 from streamkit.broker.jars import KAFKA_VERSION
 
@@ -20,6 +20,7 @@ class PerfTool:
     """`kafka-consumer-perf-test.sh`, without the script: `MAIN`, started by a program that reads what it prints."""
 
     name, title, keeps, slow = "perf-tool", "kafka-consumer-perf-test", "nothing: it only reads", False
+    only_reads = True
     cannot: Mapping[str, str] = CANNOT
     settings: Mapping[str, str] = {"messages": "--num-records"}
 
@@ -37,12 +38,14 @@ class PerfTool:
 
     def command(self, task: Task) -> tuple[Sequence[str | Path], Mapping[str, str]]:
         classpath = os.pathsep.join(map(str, self._java.classpath))
-        java = [str(self._java.java.executable), *NO_WARNINGS, "-Xmx512m", "-cp", classpath, MAIN]
+        java = [str(self._java.java.executable), *self._java.java.flags(), "-Xmx512m", "-cp", classpath, MAIN]
         command, environment = self._python.command(task)
         return command, {**environment, "PERF_COMMAND": json.dumps(java)}
 
 
 PEERS = [
-    PythonPeer("consume", "bare `Consumer.consume` loop", "nothing: it only reads", "consume", cannot=CANNOT),
+    PythonPeer(
+        "consume", "bare `Consumer.consume` loop", "nothing: it only reads", "consume", cannot=CANNOT, only_reads=True
+    ),
     PerfTool(),
 ]

@@ -41,6 +41,7 @@ FEW = 500
 """Of fewer events estimates are not compared: a median of few is what its definition makes of it."""
 
 PRODUCER = {
+    "log_level": "3",
     "linger.ms": "20",
     "compression.type": "lz4",
     "enable.idempotence": "true",
@@ -115,7 +116,7 @@ def _uuid(digits: str) -> str:
 
 
 def create(brokers: str, topic: str) -> None:
-    admin = AdminClient({"bootstrap.servers": brokers})
+    admin = AdminClient({"bootstrap.servers": brokers, "log_level": 3})
     admin.create_topics([NewTopic(topic, PARTITIONS, 1, config={"retention.ms": "-1"})])[topic].result()
 
 

@@ -1,7 +1,7 @@
 """Faust, on its own transport.
 
 Large fetches and buffers, a commit a second, no web server, events decoded by msgspec instead of Faust's own models.
-cramjam, without which aiokafka cannot read lz4. Log level `error`: `-l warn` sets the root logger to DEBUG. Counts of
+cramjam, without which aiokafka cannot read lz4. Log level `info`: `-l warn` sets the root logger to DEBUG. Counts of
 `views` are kept in a plain dictionary, which is kinder than its tables; `agent` has a table, as StreamKit's has.
 """
 
@@ -13,7 +13,7 @@ PEERS = [
     PythonPeer(
         "faust", "Faust", "views: nothing; agent: table on a changelog, at least once", "faust",
         packages=("faust-streaming>=0.15.3,<0.16", "cramjam", "msgspec"),
-        after=("worker", "-l", "error", "--without-web"),
+        after=("worker", "-l", "info", "--without-web"),
         cannot={
             "unique": "the records' key is not the table's own partition; see the job agent for a table's rate",
             "heavy": "no distinct counts and no quantiles",

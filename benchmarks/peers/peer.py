@@ -17,9 +17,6 @@ from streamkit.broker.java import Java, find_java
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = Path(__file__).parent / "programs"
-NO_WARNINGS = ("-XX:+IgnoreUnrecognizedVMOptions", "--enable-native-access=ALL-UNNAMED",
-               "--sun-misc-unsafe-memory-access=allow")  # fmt: skip
-"""What newer JVMs need to be silent; older ones do not know the last."""
 
 
 class Peer(Protocol):
@@ -27,8 +24,9 @@ class Peer(Protocol):
 
     `title` is how the table calls it; `keeps` what of its results outlives a kill, and how often it is made so.
     `cannot` says why it does not do a job. A peer that is `slow` gets a tenth of the events: a rate does not depend on
-    their number, how long a run takes does. `prepare` gets what it needs and may take long; it raises SetupError.
-    `version` is known after it. `command` starts its program, which is told and tells as `task` says.
+    their number, how long a run takes does. One that `only_reads` is a
+    ceiling: it counts all events and has no totals. `prepare` gets what it needs and may take long; it raises
+    SetupError. `version` is known after it. `command` starts its program, which is told and tells as `task` says.
     """
 
     @property
@@ -45,6 +43,9 @@ class Peer(Protocol):
 
     @property
     def slow(self) -> bool: ...
+
+    @property
+    def only_reads(self) -> bool: ...
 
     @property
     def settings(self) -> Mapping[str, str]: ...
@@ -76,6 +77,7 @@ class PythonPeer:
     settings: Mapping[str, str] = field(default_factory=dict)
     cannot: Mapping[str, str] = field(default_factory=dict)
     slow: bool = False
+    only_reads: bool = False
     version: str = ""
     python: Path = field(default_factory=lambda: Path(sys.executable))
 
@@ -111,6 +113,7 @@ class JavaPeer:
     settings: Mapping[str, str] = field(default_factory=dict)
     cannot: Mapping[str, str] = field(default_factory=dict)
     slow: bool = False
+    only_reads: bool = False
     version: str = ""
     java: Java = field(default_factory=lambda: Java(Path("java"), 0))
     classpath: list[Path] = field(default_factory=list)
@@ -128,7 +131,7 @@ class JavaPeer:
     def command(self, task: Task) -> tuple[Sequence[str | Path], Mapping[str, str]]:
         del task
         classpath = os.pathsep.join(map(str, self.classpath))
-        return [self.java.executable, *NO_WARNINGS, *self.flags, "-cp", classpath, self.main], {}
+        return [self.java.executable, *self.java.flags(), *self.flags, "-cp", classpath, self.main], {}
 
 
 def java_until(newest: int) -> Java:

@@ -15,10 +15,10 @@ Found = dict[str, Any]
 
 HEAD = """# StreamKit and its peers
 
-Medians of the rounds, the rounds' least and greatest in brackets. A rate is that between the first time that a peer's
-results have counted anything and the moment when the last total is right, start-up excluded; CPU is that of the peer's
-processes meanwhile (not the broker's); memory the greatest sum over them. All totals were right. How each is set up:
-`benchmarks/peers/`, a file each. `keeps` is what outlives a kill: peers that keep nothing do less.
+Medians of the rounds, the rounds' least and greatest beside them. A rate is that between the moment when a peer's
+results have counted a tenth of the events (start-up and warm-up excluded) and the one when the last total is right; CPU
+is that of the peer's processes meanwhile (not the broker's); memory the greatest sum over them. All totals were right.
+How each is set up: `benchmarks/peers/`, a file each. `keeps` is what outlives a kill: peers that keep nothing do less.
 """
 ABOUT = {
     "views": "JSON ad events of about 240 bytes: keep views, look up the campaign, count per campaign and 10 s.",

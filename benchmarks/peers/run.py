@@ -20,6 +20,8 @@ from benchmarks.peers.task import VARIABLE, Task
 from benchmarks.process import kill_all, launch, said
 
 _SAMPLE_SECONDS = 0.2
+WARM_SHARE = 0.1
+"""So much of what is to be counted is for warming up (JIT compilers, groups that form); the same for all."""
 
 
 class RunError(RuntimeError):
@@ -65,7 +67,7 @@ def run(peer: Peer, task: Task, right: Totals, patience_seconds: float) -> Figur
     if not points or not task.totals.exists():
         why = "ended" if alive else f"was ended after {patience_seconds:g} s"
         raise RunError(f"the program {why} before all was counted. Its last words:\n{said(directory)}")
-    if differs := wrong(task.job, json.loads(task.totals.read_text()), right):
+    if not peer.only_reads and (differs := wrong(task.job, json.loads(task.totals.read_text()), right)):
         raise RunError(differs)
     return figures_of(task, points, own_rate, peak[0])
 
@@ -82,9 +84,22 @@ def _listen(process: subprocess.Popen[bytes], task: Task) -> tuple[list[Point], 
         if "finished" in told:
             return points, own_rate
         own_rate = told.get("rate", own_rate)
-        if "at" in told and (not points or told["counted"] >= task.total > points[-1].counted):
-            points.append(Point(told["at"] / 1e9, told["counted"], _cpu(process.pid)))
+        if "at" in told:
+            _note(points, told, task.total, process.pid)
     return [], None
+
+
+def _note(points: list[Point], told: dict[str, Any], total: int, pid: int) -> None:
+    """Keep the first point that is past the warm-up, or the last one before it where that comes too late; the end."""
+    counted = told["counted"]
+    cold = bool(points) and points[0].counted < WARM_SHARE * total
+    if points and not cold and counted < total:
+        return  # between the two; CPU is not asked for
+    point = Point(told["at"] / 1e9, counted, _cpu(pid))
+    if cold and counted < total:
+        points[0] = point
+    elif not points or counted >= total > points[-1].counted:
+        points.append(point)
 
 
 def figures_of(task: Task, points: list[Point], own_rate: float | None, peak: float) -> Figures:

@@ -63,15 +63,20 @@ def told() -> Task:
 
 def say(counted: int) -> None:
     """So much is counted in the results now; 0 where the first event is about to be worked on."""
-    sys.stdout.write(json.dumps({"at": time.monotonic_ns(), "counted": counted}) + "\n")
-    sys.stdout.flush()
+    _put({"at": time.monotonic_ns(), "counted": counted})
+
+
+def _put(told: Mapping[str, Any]) -> None:
+    out = sys.__stdout__  # Faust takes sys.stdout for its log
+    assert out
+    out.write(json.dumps(told) + "\n")
+    out.flush()
 
 
 def finish(task: Task, totals: Iterable[Any]) -> NoReturn:
     """Write the totals and wait to be killed: how a peer shuts down is not the question, and its CPU is still read."""
     task.totals.write_text(json.dumps([list(row) for row in totals]))
-    sys.stdout.write(json.dumps({"finished": True}) + "\n")
-    sys.stdout.flush()
+    _put({"finished": True})
     threading.Event().wait()
     raise SystemExit  # never comes
 

@@ -23,14 +23,14 @@ public final class FlinkJob {
 
     private static final Map<String, String> QUERIES = Map.of(
         "views",
-        "SELECT campaign, start, COUNT(*) FROM (SELECT campaign(ad_id) AS campaign, "
-            + "event_time - MOD(event_time, 10000) AS start FROM events WHERE event_type = 'view') "
-            + "GROUP BY campaign, start",
+        "SELECT campaign, began, COUNT(*) FROM (SELECT campaign(ad_id) AS campaign, "
+            + "event_time - MOD(event_time, 10000) AS began FROM events WHERE event_type = 'view') "
+            + "GROUP BY campaign, began",
         "unique",
         "SELECT 'all', COUNT(*), SUM(n) FROM (SELECT page_id, COUNT(*) AS n FROM events GROUP BY page_id)",
         "heavy",
         "SELECT campaign, window_start, COUNT(*), SUM(price), MIN(price), MAX(price), COUNT(DISTINCT user_id) FROM "
-            + "HOP(TABLE views, DESCRIPTOR(ts), INTERVAL '10' SECOND, INTERVAL '60' SECOND) "
+            + "HOP(TABLE ad_views, DESCRIPTOR(ts), INTERVAL '10' SECOND, INTERVAL '60' SECOND) "
             + "GROUP BY campaign, window_start, window_end");
 
     /** The fixed map of ads to campaigns. */
@@ -97,7 +97,7 @@ public final class FlinkJob {
         JSON.readTree(new File(task.get("ads").asText())).properties()
             .forEach(each -> campaigns.put(each.getKey(), each.getValue().asText()));
         environment.createTemporarySystemFunction("campaign", new CampaignOf(campaigns));
-        environment.executeSql("CREATE VIEW views AS SELECT campaign(ad_id) AS campaign, user_id, price, ts "
+        environment.executeSql("CREATE VIEW ad_views AS SELECT campaign(ad_id) AS campaign, user_id, price, ts "
             + "FROM timed WHERE event_type = 'view'");
     }
 

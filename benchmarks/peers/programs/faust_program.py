@@ -1,6 +1,6 @@
 """Faust on its own transport (aiokafka). Job `views` counts into a dict, `agent` into a Faust table.
 
-Faust reads the command line itself: `faust_program worker -l error`.
+Faust reads the command line itself: `faust_program worker -l info`.
 """
 
 from __future__ import annotations

@@ -62,12 +62,11 @@ def main() -> None:
         "bootstrap.servers": TASK.brokers,
         "group.id": TASK.group,
         "auto.offset.reset": "earliest",
-        "enable.auto.commit": "false",
         "queued.min.messages": "1000000",
         "queued.max.messages.kbytes": "500000",
     }
     events = pw.io.kafka.read(
-        settings, topic=TASK.topic, format="json", schema=Event, autocommit_duration_ms=1_000, autogenerate_key=True
+        settings, topic=TASK.topic, format="json", schema=Event, autocommit_duration_ms=1_000, parallel_readers=1
     )
     results = Results()
     pw.io.subscribe(result(events), on_change=results.change, on_time_end=results.tick)
