@@ -47,10 +47,23 @@ class Timed:
     def processes(self, task: Task) -> list[tuple[Sequence[str | Path], Mapping[str, str]]]:
         """The peer's, and the one that watches for its results."""
         python = {"PYTHONPATH": str(ROOT)}
-        watch = [sys.executable, "-m", "benchmarks.peers.programs.watch_topic", task.brokers, out_of(task)]
+        watch: list[str | Path] = [
+            sys.executable,
+            "-m",
+            "benchmarks.peers.programs.watch_topic",
+            task.brokers,
+            out_of(task),
+        ]
         if self.peer:
             return [self.peer.command(task), (watch, python)]
-        worker = [sys.executable, "-m", "streamkit", "worker", PROGRAMS / "streamkit_topology.py", "--quiet"]
+        worker: list[str | Path] = [
+            sys.executable,
+            "-m",
+            "streamkit",
+            "worker",
+            PROGRAMS / "streamkit_topology.py",
+            "--quiet",
+        ]
         told = {**python, "STREAMKIT_BROKERS": task.brokers, "STREAMKIT_DATA": task.directory}
         return [(worker, told), ([*watch[:2], "benchmarks.peers.programs.watch_view"], told)]
 

@@ -49,8 +49,9 @@ def result(spark: SparkSession, task: Task) -> DataFrame:
         return views.groupBy("campaign", start.alias("start")).agg(F.count("*").alias("n"))
     window = F.window(F.timestamp_millis("event_time"), "60 seconds", "10 seconds")
     grouped = views.groupBy("campaign", window.alias("window")).agg(
-        F.count("*").alias("n"), F.sum("price"), F.min("price"), F.max("price"),
-        F.approx_count_distinct("user_id"), F.percentile_approx("price", 0.5, 200),
+        F.count("*").alias("n"), F.sum("price").alias("spend"), F.min("price").alias("least"),
+        F.max("price").alias("most"), F.approx_count_distinct("user_id").alias("users"),
+        F.percentile_approx("price", 0.5, 200).alias("median"),
     )  # fmt: skip
     start = F.unix_millis(F.col("window.start")).alias("start")
     return grouped.select("campaign", start, *(F.col(name) for name in grouped.columns[2:]))
