@@ -19,6 +19,7 @@ Medians of the rounds, the rounds' least and greatest beside them. A rate is tha
 results have counted a tenth of the events (start-up and warm-up excluded) and the one when the last total is right; CPU
 is that of the peer's processes meanwhile (not the broker's); memory the greatest sum over them. All totals were right.
 How each is set up: `benchmarks/peers/`, a file each. `keeps` is what outlives a kill: peers that keep nothing do less.
+Faust and Quix, which take an event at a time, have a tenth of the events.
 """
 ABOUT = {
     "views": "JSON ad events of about 240 bytes: keep views, look up the campaign, count per campaign and 10 s.",

@@ -45,7 +45,7 @@ public final class FlinkJob {
 
     /** The starts of the 60 s windows, one every 10 s, that a time is in; of SQL's own windows nothing is told early. */
     public static final class Starts extends TableFunction<Long> {
-        public void eval(long time) {
+        public void eval(Long time) {
             for (long began = time - time % 10_000; began > time - 60_000; began -= 10_000) {
                 collect(began);
             }
