@@ -1,7 +1,7 @@
 """Flink SQL: FlinkJob.java, a mini cluster in one JVM.
 
-Parallelism 2, mini-batches (1 s, 50,000 rows) with two-phase aggregation, state on the heap, no checkpoints. SQL is the
-same from Python; Java starts it here because no Python is in the data's way then either.
+Parallelism 2, mini-batches (1 s, 50,000 rows) with two-phase aggregation, state on the heap; without checkpoints, and
+with one a second. SQL is the same from Python; Java starts it, and no Python is in the data's way then either.
 """
 
 from __future__ import annotations
@@ -35,10 +35,19 @@ OPENS = [
     f"--add-opens=java.base/{package}=ALL-UNNAMED"
     for package in ("java.lang", "java.util", "java.time", "java.nio", "java.net", "java.util.concurrent")
 ]
-PEERS = [
-    JavaPeer(
-        "flink", "Flink SQL", "nothing: on the heap, no checkpoints", "FlinkJob", COORDINATES,
-        flags=("-Xmx4g", *OPENS), newest=21, settings=SETTINGS,
-        cannot={"agent": "no function with state per event in SQL"},
+CANNOT = {"agent": "no function with state per event in SQL"}
+
+
+def _peer(name: str, title: str, keeps: str, **more: str) -> JavaPeer:
+    settings = {**SETTINGS, **{setting.replace("_", "."): value for setting, value in more.items()}}
+    flags = ("-Xmx4g", *OPENS)
+    return JavaPeer(
+        name, title, keeps, "FlinkJob", COORDINATES, flags=flags, newest=21, settings=settings, cannot=CANNOT
     )
+
+
+PEERS = [
+    _peer("flink", "Flink SQL", "nothing: on the heap, no checkpoints"),
+    _peer("flink-1s", "Flink SQL, checkpoints", "state and offsets in files, each second, exactly once",
+          execution_checkpointing_interval="1 s"),
 ]  # fmt: skip

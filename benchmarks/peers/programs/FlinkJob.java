@@ -16,7 +16,6 @@ import org.apache.flink.util.CloseableIterator;
 /** Flink SQL, in a mini cluster in this process; told and telling as task.py says. The Task's settings are Flink's. */
 public final class FlinkJob {
     private static final ObjectMapper JSON = new ObjectMapper();
-    private static final long STEP = 20_000;
 
     private static final Map<String, String> QUERIES = Map.of(
         "views",
@@ -29,6 +28,51 @@ public final class FlinkJob {
         "SELECT campaign, began, COUNT(*), SUM(price), MIN(price), MAX(price), COUNT(DISTINCT user_id) FROM "
             + "(SELECT campaign(ad_id) AS campaign, began, price, user_id FROM events, "
             + "LATERAL TABLE(starts(event_time)) AS w (began) WHERE event_type = 'view') GROUP BY campaign, began");
+
+    /**
+     * Says what is counted when a burst of results is over: a mini-batch's rows come all at once, and in the middle of
+     * them less is told than is done.
+     */
+    private static final class Progress extends Thread {
+        private static final long QUIET_NS = 150_000_000;
+        private long at;
+        private long counted;
+        private long said;
+
+        Progress() {
+            setDaemon(true);
+        }
+
+        synchronized void is(long counted, boolean all) {
+            this.at = System.nanoTime();
+            this.counted = counted;
+            if (all) {
+                say();
+            }
+        }
+
+        private void say() {
+            System.out.println("{\"at\": " + at + ", \"counted\": " + counted + "}");
+            System.out.flush();
+            said = counted;
+        }
+
+        @Override
+        public void run() {
+            while (true) {
+                synchronized (this) {
+                    if (counted != said && System.nanoTime() - at > QUIET_NS) {
+                        say();
+                    }
+                }
+                try {
+                    Thread.sleep(10);
+                } catch (InterruptedException interrupted) {
+                    return;
+                }
+            }
+        }
+    }
 
     /** The fixed map of ads to campaigns. */
     public static final class CampaignOf extends ScalarFunction {
@@ -59,11 +103,14 @@ public final class FlinkJob {
         TableEnvironment environment = TableEnvironment.create(EnvironmentSettings.inStreamingMode());
         task.get("settings").properties()
             .forEach(each -> environment.getConfig().set(each.getKey(), each.getValue().asText()));
+        environment.getConfig()
+            .set("execution.checkpointing.dir", new File(task.get("directory").asText(), "checkpoints").toURI().toString());
         tables(environment, task);
 
         Map<List<Object>, Object[]> found = new HashMap<>();
         long counted = 0;
-        long next = 0;
+        Progress progress = new Progress();
+        progress.start();
         try (CloseableIterator<Row> rows = environment.executeSql(QUERIES.get(job)).collect()) {
             while (rows.hasNext()) {
                 Row row = rows.next();
@@ -82,11 +129,7 @@ public final class FlinkJob {
                     Object[] before = found.put(where, numbers);
                     counted += ((Number) numbers[0]).longValue() - (before == null ? 0 : ((Number) before[0]).longValue());
                 }
-                if (counted >= next || counted == total) {
-                    System.out.println("{\"at\": " + System.nanoTime() + ", \"counted\": " + counted + "}");
-                    System.out.flush();
-                    next = counted + STEP;
-                }
+                progress.is(counted, counted == total);
             }
         }
         JSON.writeValue(new File(task.get("directory").asText() + "/totals.json"), rows(job, found));
