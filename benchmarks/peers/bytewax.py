@@ -14,6 +14,6 @@ PEERS = [
         packages=("bytewax[kafka]", "msgspec"),
         arguments=("-m", "bytewax.run"),
         after=("-w", "2"),
-        cannot={"heavy": "no distinct counts and no quantiles"},
+        cannot={"heavy": "no distinct counts and no quantiles of its own"},
     )
 ]  # fmt: skip

@@ -15,8 +15,8 @@ PEERS = [
         packages=("faust-streaming>=0.15.3,<0.16", "cramjam", "msgspec"),
         after=("worker", "-l", "info", "--without-web"),
         cannot={
-            "unique": "the records' key is not the table's own partition; see the job agent for a table's rate",
-            "heavy": "no distinct counts and no quantiles",
+            "unique": "not measured: an event at a time, a table's rate is that of the job agent",
+            "heavy": "no distinct counts and no quantiles of its own",
         },
         slow=True,
     )

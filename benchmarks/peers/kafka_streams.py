@@ -29,7 +29,7 @@ def _peer(name: str, title: str, often: str, guarantee: str, commit_ms: int) -> 
     return JavaPeer(
         name, f"Kafka Streams, {title}", f"{KEEPS}, each {often}, {title.partition(',')[0]}", "KafkaStreamsJob",
         COORDINATES, flags=("-Xmx2g",), settings=settings,
-        cannot={"heavy": "no distinct counts and no quantiles"},
+        cannot={"heavy": "no distinct counts and no quantiles of its own"},
     )  # fmt: skip
 
 

@@ -166,6 +166,21 @@ class Lines:
                 self.end = told
 
 
+def _waiting(process: subprocess.Popen[bytes], directory: Path) -> Callable[[Callable[[], bool], float, str], None]:
+    """Waits for a condition while the process runs. Raises RunError if it ends, or with what is told, after so long."""
+
+    def wait(condition: Callable[[], bool], patience: float, what: str) -> None:
+        deadline = time.monotonic() + patience
+        while not condition():
+            if (code := process.poll()) is not None:
+                raise RunError(f"the program ended with {code}. Its last words:\n{said(directory)}")
+            if time.monotonic() > deadline:
+                raise RunError(what)
+            time.sleep(0.02)
+
+    return wait
+
+
 def _latencies(each: Timed, task: Task, events_per_second: int, seconds: float) -> list[float]:
     """Seconds from sent to seen of the probes sent in so many seconds. Raises RunError."""
     directory = Path(task.directory)
@@ -182,14 +197,7 @@ def _latencies(each: Timed, task: Task, events_per_second: int, seconds: float) 
         closers.callback(kill_all, sender)
         sent, seen = Lines(sender), Lines(start(*watch, subprocess.PIPE))
 
-        def wait(condition: Callable[[], bool], patience: float, what: str) -> None:
-            deadline = time.monotonic() + patience
-            while not condition():
-                if (code := running.poll()) is not None:
-                    raise RunError(f"the program ended with {code}. Its last words:\n{said(directory)}")
-                if time.monotonic() > deadline:
-                    raise RunError(what)
-                time.sleep(0.02)
+        wait = _waiting(running, directory)
 
         def caught_up() -> bool:
             newest = max(seen.at, default=-1)

@@ -10,7 +10,7 @@ PEERS = [
         packages=("pathway",),
         environment={"PATHWAY_THREADS": "2"},
         cannot={
-            "heavy": "no distinct counts and no quantiles",
+            "heavy": "no distinct counts and no quantiles of its own",
             "agent": "no function with state per event: its reducers are called when a group changes",
         },
     )

@@ -12,8 +12,8 @@ PEERS = [
         "quix", "Quix Streams", "state on a changelog and in RocksDB, each second, at least once", "quix",
         packages=("quixstreams",),
         cannot={
-            "unique": "at its rate for views (an event at a time) this tells nothing more",
-            "heavy": "no distinct counts and no quantiles",
+            "unique": "not measured: an event at a time, as in views",
+            "heavy": "no distinct counts and no quantiles of its own",
         },
         slow=True,
     )

@@ -24,7 +24,8 @@ Faust and Quix, which take an event at a time, have a tenth of the events.
 ABOUT = {
     "views": "JSON ad events of about 240 bytes: keep views, look up the campaign, count per campaign and 10 s.",
     "unique": "Count per page view: as many keys as events.",
-    "heavy": "Views per campaign and 60 s every 10 s: count, sum, least, greatest, distinct users, median.",
+    "heavy": "Views per campaign and 60 s every 10 s: count, sum, least, greatest, distinct users, median. StreamKit "
+    "and Spark estimate the last two (within 2 %); Flink counts users exactly, and has no median to give.",
     "agent": "A function called for each view: running mean and deviation of the price per campaign.",
     "latency": "The job views at a fixed rate: milliseconds from producing an event until its count can be read.",
 }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -85,11 +84,11 @@ def _listen(process: subprocess.Popen[bytes], task: Task) -> tuple[list[Point], 
             return points, own_rate
         own_rate = told.get("rate", own_rate)
         if "at" in told:
-            _note(points, told, task.total, process.pid)
+            note(points, told, task.total, process.pid)
     return [], None
 
 
-def _note(points: list[Point], told: dict[str, Any], total: int, pid: int) -> None:
+def note(points: list[Point], told: dict[str, Any], total: int, pid: int) -> None:
     """Keep the first point that is past the warm-up, or the last one before it where that comes too late; the end."""
     counted = told["counted"]
     cold = bool(points) and points[0].counted < WARM_SHARE * total
@@ -151,8 +150,3 @@ def _memory(process: subprocess.Popen[bytes]) -> Iterator[list[float]]:
     finally:
         stop.set()
         thread.join()
-
-
-def until(moment: float) -> None:
-    """Sleep until then, on `time.monotonic`."""
-    time.sleep(max(0.0, moment - time.monotonic()))

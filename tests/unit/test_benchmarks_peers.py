@@ -5,16 +5,20 @@ from __future__ import annotations
 import doctest
 import importlib
 import json
+import os
 import statistics
+import sys
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks.peers import events, latency, report
-from benchmarks.peers.peer import Peer
-from benchmarks.peers.run import Figures, Point, RunError, figures_of
+from benchmarks.peers.peer import Peer, PythonPeer
+from benchmarks.peers.run import Figures, Point, RunError, figures_of, note, run
 from benchmarks.peers.task import Task
 
 EVENTS = 30_000
@@ -108,6 +112,60 @@ def test_a_rate_is_that_after_the_first_point() -> None:
 def test_a_rate_needs_two_points() -> None:
     with pytest.raises(RunError, match="too few"):
         figures_of(a_task(100), [Point(1.0, 100, 5.0)], None, 0.0)
+
+
+PROGRAM = """
+from benchmarks.peers.task import finish, say, told
+for counted in {says}:
+    say(counted)
+if {says}[-1] == told().total:
+    finish(told(), [["c1", 0, {found}]])
+print("no more to read", file=__import__("sys").stderr)
+"""
+
+
+@dataclass
+class Program(PythonPeer):
+    """A peer whose program says what it is told to."""
+
+    source: str = ""
+
+    def command(self, task: Task) -> tuple[Sequence[str | Path], Mapping[str, str]]:
+        return [sys.executable, "-c", self.source], super().command(task)[1]
+
+
+def run_of(directory: Path, says: list[int], found: int) -> Figures:
+    task = Task("", "", 4, "views", 3_000, 1_000, "", str(directory), "")
+    peer = Program("p", "P", "nothing", "none", source=PROGRAM.format(says=says, found=found))
+    return run(peer, task, {("c1", 0): (1_000,)}, 30.0)
+
+
+def test_a_run_gives_figures_where_totals_are_right(tmp_path: Path) -> None:
+    assert run_of(tmp_path, [0, 500, 1_000], 1_000).events_per_second > 0
+
+
+def test_a_run_with_wrong_totals_gives_none(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"1 of 1 totals are wrong; c1, window 0: \(999,\), expected \(1000,\)"):
+        run_of(tmp_path, [0, 500, 1_000], 999)
+
+
+def test_a_program_that_ends_early_is_told_with_its_last_words(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"ended before all was counted. Its last words:\nno more to read"):
+        run_of(tmp_path, [0, 500], 1_000)
+
+
+def test_the_first_point_is_the_first_past_the_warm_up() -> None:
+    points: list[Point] = []
+    for at, counted in enumerate([0, 50, 150, 600, 1_000]):
+        note(points, {"at": at * 1_000_000_000, "counted": counted}, 1_000, os.getpid())
+    assert [(point.at, point.counted) for point in points] == [(2.0, 150), (4.0, 1_000)]
+
+
+def test_a_warm_up_that_is_over_late_keeps_the_point_before() -> None:
+    points: list[Point] = []
+    for at, counted in enumerate([0, 50, 1_000]):
+        note(points, {"at": at * 1_000_000_000, "counted": counted}, 1_000, os.getpid())
+    assert [point.counted for point in points] == [50, 1_000]
 
 
 def test_every_peer_tells_which_jobs_it_cannot_do() -> None:
