@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test torture lint format bench bench-recovery clean
+.PHONY: help demo test torture lint format bench bench-recovery bench-peers clean
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -37,6 +37,9 @@ bench: .venv/installed ## views, batch and queries beside a bare consume loop; w
 
 bench-recovery: .venv/installed ## kill -9 to the first new commit, beside Kafka Streams and Quix Streams
 	$(BIN)/python -m benchmarks.recovery --session-timeout 3
+
+bench-peers: .venv/installed ## the same jobs on Faust, Quix, Bytewax, Pathway, Kafka Streams, Flink, Spark (an hour or two)
+	$(BIN)/python -m benchmarks.peers
 
 clean: ## remove the virtual environment and the demo's data
 	rm -rf .venv .streamkit

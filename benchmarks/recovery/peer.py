@@ -1,11 +1,8 @@
-"""What a peer is, what it is told, and its process."""
+"""What a peer is, and what it is told."""
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -15,7 +12,6 @@ from benchmarks.recovery.load import Expected
 COMMIT_SECONDS = 1.0
 TRANSACTION_TIMEOUT_MS = 10_000
 """Kafka Streams' own; a disk lost may leave a transaction that nobody can end before, and readers wait for it."""
-LOG_LINES = 20
 
 
 class RecoveryError(RuntimeError):
@@ -59,8 +55,8 @@ class Peer(Protocol):
     """One system under test, made by calling its class with a Job.
 
     `prepare` gets what it needs (downloads, compilers) and may take long. `start` starts a worker in a new session
-    (see `launch`), state below `state_dir`, and returns at once; whatever is in `state_dir` is what the worker before
-    left, or nothing. The worker ends on SIGTERM. `group` is the consumer group in which it commits offsets of
+    (see `process.launch`), state below `state_dir`, and returns at once; whatever is in `state_dir` is what the worker
+    before left, or nothing. The worker ends on SIGTERM. `group` is the consumer group in which it commits offsets of
     `Job.topic`: each event counts once in its count per key before its offset is committed. `check` raises
     RecoveryError unless all keys' counts and sums are as expected; it is called when all is committed and the worker
     still runs. `version` is known after `prepare`.
@@ -84,38 +80,3 @@ class Peer(Protocol):
     def start(self, state_dir: Path) -> subprocess.Popen[bytes]: ...
 
     def check(self, expected: Expected) -> None: ...
-
-
-def launch(
-    command: Sequence[str | Path], directory: Path, environment: Mapping[str, str] | None = None
-) -> subprocess.Popen[bytes]:
-    """Start a worker that `end` ends with all its children, and whose output goes to `log` in its directory."""
-    with (directory / "log").open("ab") as log:
-        return subprocess.Popen(
-            [str(each) for each in command],
-            cwd=directory,
-            env={**os.environ, **(environment or {})},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-
-
-def end(process: subprocess.Popen[bytes], how: signal.Signals, timeout_seconds: float = 120.0) -> None:
-    """Send a signal to the worker and its children and wait until it has ended; kill what a signal does not end."""
-    if process.poll() is None:
-        os.killpg(process.pid, how)
-    try:
-        process.wait(timeout_seconds)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def said(directory: Path) -> str:
-    """The last lines a worker put out."""
-    try:
-        return "\n".join((directory / "log").read_text(errors="replace").splitlines()[-LOG_LINES:])
-    except FileNotFoundError:
-        return "(nothing)"

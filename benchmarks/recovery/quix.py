@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
-import venv
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
+from benchmarks.process import launch
 from benchmarks.recovery.load import Expected
-from benchmarks.recovery.peer import COMMIT_SECONDS, TRANSACTION_TIMEOUT_MS, Job, RecoveryError, launch
+from benchmarks.recovery.peer import COMMIT_SECONDS, TRANSACTION_TIMEOUT_MS, Job, RecoveryError
 from benchmarks.recovery.totals import Changelog, Integers
-from streamkit.broker.jars import cache_directory, held
+from benchmarks.setup import python_with, versions_in
 
 SOURCE = Path(__file__).parent / "quix_count.py"
 
@@ -32,24 +31,16 @@ class Quix:
     def __init__(self, job: Job) -> None:
         self.group, self.state_dir = job.group, job.directory / "state"
         self._job = job
-        self._python = cache_directory() / "quix" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "bin/python"
+        self._python: Path
         changelog = f"changelog__{self.group}--{job.topic}--default"
         self._changelog = Changelog(job.brokers, changelog, job.keys, decode)
 
     def prepare(self) -> None:
-        with held(cache_directory() / "lock"):
-            if not self._python.exists():
-                venv.create(self._python.parent.parent, with_pip=True)
-            install: list[str | Path] = [self._python, "-m", "pip", "install", "--quiet", "--upgrade", "quixstreams"]
-            done = subprocess.run(install, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise RecoveryError(f"Quix Streams could not be installed into {self._python}:\n{done.stderr}")
+        self._python = python_with("quix", "quixstreams", upgrade=True)
 
     @property
     def version(self) -> str:
-        ask = "import importlib.metadata as m, platform as p; print(m.version('quixstreams'), p.python_version())"
-        answer = subprocess.run([self._python, "-c", ask], capture_output=True, text=True, check=True).stdout
-        quix, python = answer.split()
+        quix, python = versions_in(self._python, "quixstreams")
         return f"Quix Streams {quix}, Python {python}"
 
     def start(self, state_dir: Path) -> subprocess.Popen[bytes]:

@@ -13,8 +13,9 @@ import msgspec
 import numpy as np
 
 import streamkit
+from benchmarks.process import launch
 from benchmarks.recovery.load import Expected
-from benchmarks.recovery.peer import COMMIT_SECONDS, Job, RecoveryError, launch
+from benchmarks.recovery.peer import COMMIT_SECONDS, Job, RecoveryError
 from benchmarks.recovery.totals import Changelog, Integers, Tail
 from streamkit.checkpoint import changelog_topic, states_range
 from streamkit.speed.worker import group_of

@@ -10,8 +10,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from benchmarks.process import end, said
 from benchmarks.recovery.load import Expected, sender
-from benchmarks.recovery.peer import Job, Peer, RecoveryError, end, said
+from benchmarks.recovery.peer import Job, Peer, RecoveryError
 from benchmarks.recovery.watch import Watch
 
 POLL_SECONDS = 0.02
