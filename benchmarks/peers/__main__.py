@@ -53,7 +53,7 @@ def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m benchmarks.peers", None, benchmarks.peers.__doc__, "", (), about)
     parser.add_argument("--jobs", nargs="+", choices=JOBS, default=list(JOBS))
     parser.add_argument("--peers", nargs="+", choices=list(PEERS), default=list(PEERS))
-    parser.add_argument("--events", type=int, default=2_000_000)
+    parser.add_argument("--events", type=int, default=6_000_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rates", type=int, nargs="+", default=[1_000, 10_000, 100_000], help="events/s, for latency")
     parser.add_argument("--seconds", type=float, default=20.0, help="how long a rate is held, for latency")

@@ -40,6 +40,10 @@ def work() -> None:
                 last = worker.counters.events
                 say(min(last * TASK.total // TASK.events, TASK.total - 1))  # the last is said when it is durable
 
+        def tell_all(worker: Worker) -> None:
+            if worker.counters.events == TASK.events:
+                say(TASK.total)
+
         ends = ends_of(app, log)
         Run(
             lambda: Worker(app, log, store, name=slot.name),
@@ -48,8 +52,8 @@ def work() -> None:
             began=time.monotonic(),
             until_caught_up=ends,
             on_turn=tell,
+            on_checkpoint=tell_all,
         ).run()
-        say(TASK.total)
         if TASK.job in ("unique", "agent"):
             finish(TASK, stored(store))
     finish(TASK, answers())

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-BULK, BULKS = 5_000, 10
+BULK, BULKS = 5_000, 3
 """Polls that bring so many records, and so many of them, are a load that the flat plane is made for."""
 
 
