@@ -1,8 +1,8 @@
 """Loads the compiled loops in the background, once it is worth it.
 
-Importing numba takes half a second and 60 MB, compiling the loops 4 s, once on a machine (numba keeps them beside the
-source, or in the user's cache directory). So nothing of it happens before somebody reads in bulk, and work goes on
-meanwhile, an object a record.
+Loading them takes 0.7 s and 120 MB, most of it numba; compiling them 4 s, once on a machine (numba keeps what it made
+beside the source, or in the user's cache directory). So nothing of it happens before somebody reads in bulk, and work
+goes on meanwhile, an object a record.
 """
 
 from __future__ import annotations
@@ -10,8 +10,12 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import subprocess
+import sys
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 logger = logging.getLogger(__name__)
@@ -72,10 +76,24 @@ class Loader:
             )  # fmt: skip
 
     def _load(self) -> None:
+        _compile_elsewhere()
         try:
             self._loops = Loops(*(importlib.import_module(f"streamkit.native.{name}") for name in ("scan", "messages")))
         except Exception as error:  # whatever numba, LLVM or the cache directory come up with: the plain path is there
             self.give_up(f"{type(error).__name__}: {error}".splitlines()[0])
+
+
+def _compile_elsewhere() -> None:
+    """Fill numba's cache where it is empty, in a process of its own: here it would hold the interpreter's lock for 4 s.
+
+    What goes wrong there goes wrong here next, and is told then.
+    """
+    if any(Path(__file__).parent.glob("__pycache__/scan.*.nbi")):
+        return
+    command = [sys.executable, "-c", "import streamkit.native.scan, streamkit.native.messages"]
+    nothing = subprocess.DEVNULL
+    with suppress(OSError):
+        subprocess.run(command, stdin=nothing, stdout=nothing, stderr=nothing, check=False)
 
 
 loader = Loader()
