@@ -1,8 +1,8 @@
-"""Loads the compiled loops in the background, once it is worth it.
+"""Loads the compiled loops, once it is worth it.
 
 Loading them takes 0.7 s and 120 MB, most of it numba; compiling them 4 s, once on a machine (numba keeps what it made
-beside the source, or in the user's cache directory). So nothing of it happens before somebody reads in bulk, and work
-goes on meanwhile, an object a record.
+beside the source, or in the user's cache directory). So nothing of it happens before somebody reads in bulk, and while
+they are compiled work goes on, an object a record.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Loader:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
+        self._compiling = threading.Thread(target=_compile_elsewhere, name="streamkit-loops", daemon=True)
         self._loops: Loops | None = None
         self.failure: str | None = None
         """Why there are none, and there will be none."""
@@ -50,19 +50,30 @@ class Loader:
         """The loops, if they are there."""
         return None if self.wanted == "off" else self._loops
 
-    def begin(self) -> None:
-        """Begin to load them, if nobody has."""
-        with self._lock:
-            if self._thread is None and self.wanted != "off":
-                self._thread = threading.Thread(target=self._load, name="streamkit-loops", daemon=True)
-                self._thread.start()
+    def ready(self) -> Loops | None:
+        """Have them, if it is a matter of a second; else begin to compile them in the background, and None for now.
+
+        In the thread that asks, which is to stop for that second: beside one that holds the interpreter's lock most of
+        the time, importing numba would take several, and slow that one down for as long.
+        """
+        if self._loops is None and self.failure is None and self.wanted != "off":
+            self._compile()
+            if not self._compiling.is_alive():
+                self._load()
+        return self.loops()
 
     def load(self) -> Loops | None:
         """Wait for them; None where they cannot be: see `failure`."""
-        self.begin()
-        if self._thread is not None:
-            self._thread.join()
+        if self._loops is None and self.failure is None and self.wanted != "off":
+            self._compile()
+            self._compiling.join()
+            self._load()
         return self.loops()
+
+    def _compile(self) -> None:
+        with self._lock:
+            if self._compiling.ident is None:
+                self._compiling.start()
 
     def give_up(self, reason: str) -> None:
         """They cannot be used here: told once."""
@@ -76,7 +87,6 @@ class Loader:
             )  # fmt: skip
 
     def _load(self) -> None:
-        _compile_elsewhere()
         try:
             self._loops = Loops(*(importlib.import_module(f"streamkit.native.{name}") for name in ("scan", "messages")))
         except Exception as error:  # whatever numba, LLVM or the cache directory come up with: the plain path is there

@@ -112,8 +112,7 @@ class KafkaReader:
         self._crowded += records >= BULK
         if isinstance(self._plane, FlatPlane) or self._crowded < BULKS or loader.wanted == "off":
             return
-        loader.begin()
-        if (flat := self._flat(loader.loops())) is not None:
+        if (flat := self._flat(loader.ready())) is not None:
             logger.info("records come in bulk: reading them without an object each from here on")
             self._plane.close()
             self._plane = flat
