@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -30,6 +29,7 @@ import msgspec
 import polars as pl
 
 import streamkit as sk
+from benchmarks.machine import machine
 from streamkit.checkpoint import table_key, task_prefix
 from streamkit.interval import Pacer
 from streamkit.log.kafka import KafkaLog
@@ -210,10 +210,9 @@ def main() -> None:
     print(text)
     if not options.no_save:
         about = f"`python -m benchmarks.agents --events {options.events} --rounds {options.rounds}`"
-        machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
         when = datetime.now(UTC).isoformat(timespec="seconds")
         RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "agents.md").write_text(f"{about}, {when}, {machine}, broker on the same machine\n\n{text}\n")
+        (RESULTS / "agents.md").write_text(f"{about}, {when}, {machine()}, broker on the same machine\n\n{text}\n")
 
 
 if __name__ == "__main__":

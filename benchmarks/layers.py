@@ -14,7 +14,6 @@ import argparse
 import gc
 import json
 import os
-import platform
 import random
 import resource
 import shutil
@@ -37,6 +36,7 @@ from confluent_kafka import Consumer
 from confluent_kafka import TopicPartition as Place
 
 import streamkit as sk
+from benchmarks.machine import machine
 from streamkit.cli.options import create_topics
 from streamkit.interval import Pacer
 from streamkit.log import client
@@ -284,7 +284,7 @@ def save(results: dict[str, Figures], text: str, options: argparse.Namespace) ->
     about = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": f"python -m benchmarks.layers --events {options.events} --rounds {options.rounds}",
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
+        "machine": machine(),
         "packages": {name: version(name) for name in PACKAGES},
     }
     (RESULTS / "layers.json").write_text(json.dumps({**about, "results": results}, indent=2) + "\n")

@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import signal
 import statistics
 import subprocess
@@ -34,6 +33,7 @@ from pathlib import Path
 
 import streamkit as sk
 from benchmarks import layers
+from benchmarks.machine import machine
 from benchmarks.recovery.load import PARTITIONS, fill, sender
 from streamkit.interval import Pacer
 from streamkit.log.kafka import KafkaLog
@@ -259,8 +259,7 @@ def main() -> None:
         given = f"--events {options.events} --keys {options.keys} --rounds {options.rounds}"
         head = (
             f"`python -m benchmarks.reliability {given}`, {datetime.now(UTC).isoformat(timespec='seconds')}, "
-            f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, broker on the same "
-            f"machine\n"
+            f"{machine()}, broker on the same machine\n"
         )
         layers.RESULTS.mkdir(exist_ok=True)
         (layers.RESULTS / "reliability.md").write_text(f"{head}\n{text}\n")

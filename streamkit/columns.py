@@ -7,7 +7,7 @@ the scanner is in doubt about is decoded by it, one by one, with the same outcom
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,19 +16,20 @@ import msgspec
 import numpy as np
 import polars as pl
 
+from streamkit.native.kinds import BOOL, FLOAT, INT, TEXT
 from streamkit.native.loader import Loops
 from streamkit.record import Array, FlatBytes
 
 _KINDS: dict[type[msgspec.inspect.Type], tuple[int, pl.DataType]] = {
-    msgspec.inspect.IntType: (0, pl.Int64()),
-    msgspec.inspect.FloatType: (1, pl.Float64()),
-    msgspec.inspect.StrType: (2, pl.String()),
-    msgspec.inspect.BoolType: (3, pl.Boolean()),
+    msgspec.inspect.IntType: (INT, pl.Int64()),
+    msgspec.inspect.FloatType: (FLOAT, pl.Float64()),
+    msgspec.inspect.StrType: (TEXT, pl.String()),
+    msgspec.inspect.BoolType: (BOOL, pl.Boolean()),
 }
-_FREE = (
-    msgspec.inspect.IntType(), msgspec.inspect.FloatType(), msgspec.inspect.StrType(), msgspec.inspect.BoolType(),
-)  # fmt: skip
+_FREE = [kind() for kind in _KINDS]
 """The kinds without constraints (`Meta`): those are the codec's to check."""
+_MATRIX = {INT: 0, BOOL: 0, FLOAT: 1, TEXT: 2}
+"""Which of the scanner's matrices has columns of a kind: whole numbers and bools share one."""
 _MOST = 60
 """Fields: the scanner marks those that it has seen in a word."""
 
@@ -67,10 +68,9 @@ class Columns:
     @classmethod
     def of(cls, type_: Any, wanted: Sequence[str]) -> Columns | None:
         """None where the type is none that the scanner knows."""
-        columns = list(_columns(type_))
-        if not columns or None in columns or len(columns) > _MOST:
-            return None
-        return cls([c for c in columns if c is not None], wanted)
+        fields = _fields_of(type_)
+        columns = [column for column in map(_column, fields) if column is not None]
+        return cls(columns, wanted) if 0 < len(columns) == len(fields) <= _MOST else None
 
     @cached_property
     def _names(self) -> tuple[Array, Array]:
@@ -80,15 +80,19 @@ class Columns:
         return names, np.cumsum([len(name) for name in encoded], dtype=np.int64)
 
     @cached_property
-    def _slots(self) -> dict[str, tuple[int, int]]:
-        """Matrix and row in it of each wanted field; whole numbers and bools share one."""
-        counts = [0, 0, 0]
+    def _slots(self) -> dict[str, int]:
+        """The row of each wanted field in its matrix."""
+        rows = [0, 0, 0]
         slots = {}
         for column in self._wanted:
-            matrix = 0 if column.kind == 3 else column.kind
-            slots[column.name] = matrix, counts[matrix]
-            counts[matrix] += 1
+            slots[column.name] = rows[_MATRIX[column.kind]]
+            rows[_MATRIX[column.kind]] += 1
         return slots
+
+    @cached_property
+    def _sizes(self) -> list[int]:
+        """The rows of each matrix."""
+        return [sum(_MATRIX[column.kind] == matrix for column in self._wanted) for matrix in range(3)]
 
     @cached_property
     def _fields(self) -> Array:
@@ -96,66 +100,59 @@ class Columns:
         for c in self.columns:
             first, last = last, last + len(c.choices)
             bounds = (first, last) if c.choices else (0, 0)
-            rows.append((c.kind, c.nullable, c.optional, self._slots.get(c.name, (0, -1))[1], *bounds))
+            rows.append((c.kind, c.nullable, c.optional, self._slots.get(c.name, -1), *bounds))
         return np.array(rows, np.int64)
 
     def take(self, loops: Loops, flat: FlatBytes) -> tuple[pl.DataFrame, Array]:
         """The wanted columns, and 1 for each record that was taken (uint8); the others' rows mean nothing."""
-        count = len(flat)
-        sizes = [sum(matrix == i for matrix, _ in self._slots.values()) for i in range(3)]
-        ints, floats = np.zeros((sizes[0], count), np.int64), np.zeros((sizes[1], count))
-        texts = np.zeros((sizes[2], count, 2), np.uint64)
-        nulls = np.zeros((len(self.columns), count), np.uint8)
-        taken = np.empty(count, np.uint8)
+        count, (whole, broken, text) = len(flat), self._sizes
+        # All zeros: polars reads the views of records in doubt, too.
+        matrices = np.zeros((whole, count), np.int64), np.zeros((broken, count)), np.zeros((text, count, 2), np.uint64)
+        nulls, taken = np.zeros((len(self.columns), count), np.uint8), np.empty(count, np.uint8)
         names, ends = self._names
         loops.scan.scan(
             flat.data.ctypes.data, flat.starts, flat.lengths, names.ctypes.data, ends, self._fields,
-            ints, floats, texts, nulls, taken,
+            *matrices, nulls, taken,
         )  # fmt: skip
-        matrices = (ints, floats, texts)
-        made = [
-            _series(column, matrices[matrix][row], nulls[self.columns.index(column)], flat.data)
-            for column in self._wanted
-            for matrix, row in [self._slots[column.name]]
-        ]
-        return pl.DataFrame(made), taken
+        made = []
+        for number, column in enumerate(self.columns):
+            row = self._slots.get(column.name)
+            if row is not None:
+                made.append(_series(loops, column, matrices[_MATRIX[column.kind]][row], nulls[number], flat.data))
+        return pl.DataFrame(made).select(c.name for c in self._wanted), taken
 
 
-def _series(column: Column, values: Array, nulls: Array, data: Array) -> pl.Series:
-    if column.dtype == pl.String():
-        import pyarrow as pa  # half of what the compiled loops cost to load: it comes with them
-
-        # Of the views of short texts, which hold the text itself; the others point into the records' bytes.
-        views = pa.Array.from_buffers(pa.string_view(), len(values), [None, pa.py_buffer(values), pa.py_buffer(data)])
+def _series(loops: Loops, column: Column, values: Array, nulls: Array, data: Array) -> pl.Series:
+    if column.kind == TEXT:
+        # A view of up to 12 bytes holds the text itself; a longer one points into the records' bytes.
+        buffers = [None, loops.arrow.py_buffer(values), loops.arrow.py_buffer(data)]
+        views = loops.arrow.Array.from_buffers(loops.arrow.string_view(), len(values), buffers)
         series = pl.Series(column.name, pl.from_arrow(views))
     else:
         series = pl.Series(column.name, values).cast(column.dtype)
-    if (column.nullable or column.optional) and nulls.any():
+    if nulls.any():
         series = pl.select(pl.when(pl.Series(nulls) == 0).then(series)).to_series().alias(column.name)
     return series
 
 
-def _columns(type_: Any) -> Iterator[Column | None]:
-    """The fields; None for one that is not plain."""
+def _fields_of(type_: Any) -> Sequence[msgspec.inspect.Field]:
+    """The fields of a type that allows whatever they allow; none where it has rules of its own."""
     if hasattr(type_, "__post_init__"):
-        yield None  # it may refuse what it is given
-        return
+        return ()  # it may refuse what it is given
     info = msgspec.inspect.type_info(type_)
     if isinstance(info, msgspec.inspect.StructType):
-        if info.array_like or info.forbid_unknown_fields or info.tag is not None:
-            yield None
-            return
-    elif not isinstance(info, msgspec.inspect.DataclassType):
-        yield None
-        return
-    for field in info.fields:
-        kind, nullable = _plain(field.type)
-        if kind is None:
-            yield None
-            continue
-        number, dtype = _KINDS.get(type(kind), _KINDS[msgspec.inspect.StrType])
-        optional = nullable and not field.required and field.default is None
-        yield Column(field.name, field.encode_name, number, dtype, nullable, optional, _choices(kind))
+        return () if info.array_like or info.forbid_unknown_fields or info.tag is not None else info.fields
+    return info.fields if isinstance(info, msgspec.inspect.DataclassType) else ()
+
+
+def _column(field: msgspec.inspect.Field) -> Column | None:
+    """None for one that is not plain."""
+    kind, nullable = _plain(field.type)
+    if kind is None:
+        return None
+    number, dtype = _KINDS.get(type(kind), _KINDS[msgspec.inspect.StrType])
+    optional = nullable and not field.required and field.default is None
+    return Column(field.name, field.encode_name, number, dtype, nullable, optional, _choices(kind))
 
 
 def _plain(kind: msgspec.inspect.Type) -> tuple[msgspec.inspect.Type | None, bool]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import bisect
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
@@ -15,8 +15,10 @@ import polars as pl
 from streamkit.codec import Json
 from streamkit.columns import Columns
 from streamkit.native.loader import Loops, loader
-from streamkit.record import Chunk, FlatChunk, TopicPartition
+from streamkit.record import Chunk, FlatChunk, Headers, TopicPartition
 from streamkit.topic import Topic
+
+T = TypeVar("T")
 
 _WORTH = 64
 """Records from which on columns are quicker than objects."""
@@ -68,6 +70,17 @@ class Decoded(ABC):
     def source(self) -> TopicPartition:
         return self.chunk.source
 
+    @property
+    def keys(self) -> Sequence[bytes | None]:
+        return self._picked(self.chunk.keys)
+
+    @property
+    def headers(self) -> Sequence[Headers]:
+        return self._picked(self.chunk.headers)
+
+    def _picked(self, column: Sequence[T]) -> Sequence[T]:
+        return column if len(self.picked) == len(column) else [column[i] for i in self.picked]
+
     def __len__(self) -> int:
         return len(self.picked)
 
@@ -103,11 +116,11 @@ class DecodedObjects(Decoded):
 
     @cached_property
     def offsets(self) -> Sequence[int]:
-        return _picked(self.chunk.offsets, self.picked)
+        return self._picked(self.chunk.offsets)
 
     @cached_property
     def timestamps(self) -> Sequence[int]:
-        return _picked(self.chunk.timestamps, self.picked)
+        return self._picked(self.chunk.timestamps)
 
     def frame(self, fields: Sequence[str]) -> pl.DataFrame:
         return objects_frame(self.topic, fields, self.objects)
@@ -174,7 +187,7 @@ class Decoder:
         try:
             values = [decode(v) for v in chunk.values]  # type: ignore[arg-type]
         except (ValueError, TypeError):
-            good, values, rejected = self._each(chunk, range(len(chunk)))
+            good, values, rejected = self._each(chunk, range(len(chunk)), chunk.values)
             return DecodedObjects(self._topic, chunk, good, values), rejected
         return DecodedObjects(self._topic, chunk, range(len(values)), values), []
 
@@ -183,10 +196,10 @@ class Decoder:
         frame, taken = columns.take(loops, chunk.flat)
         if taken.all():
             return DecodedColumns(self._topic, chunk, range(len(chunk)), frame), []
-        doubtful = np.flatnonzero(taken == 0).tolist()
+        doubtful = np.flatnonzero(taken == 0)
         if 4 * len(doubtful) > len(chunk):
             return self._by_objects(chunk)
-        good, values, rejected = self._each(chunk, doubtful)
+        good, values, rejected = self._each(chunk, doubtful.tolist(), chunk.flat[doubtful].tolist())
         try:
             mended = objects_frame(self._topic, self._fields, values)
         except OverflowError:  # a whole number beyond 64 bits: each View says which record it cannot use
@@ -196,13 +209,14 @@ class Decoder:
         frame = pl.concat([frame.filter(pl.Series(taken) == 1), mended])[order]
         return DecodedColumns(self._topic, chunk, places[order].tolist(), frame), rejected
 
-    def _each(self, chunk: Chunk, places: Sequence[int]) -> tuple[list[int], list[Any], list[Rejected]]:
-        """The values at these places of the chunk, one by one."""
+    def _each(
+        self, chunk: Chunk, places: Sequence[int], payloads: Sequence[bytes | None]
+    ) -> tuple[list[int], list[Any], list[Rejected]]:
+        """The values of these `payloads`, which lie at these places of the chunk, one by one."""
         good: list[int] = []
         values: list[Any] = []
         rejected: list[Rejected] = []
-        for i in places:
-            payload = chunk.values[i]
+        for i, payload in zip(places, payloads, strict=True):
             try:
                 if payload is None:
                     raise ValueError("a record without a value (a tombstone) is no event")
@@ -223,5 +237,6 @@ def _rejected(chunk: Chunk, at: int, reason: str) -> Rejected:
     return Rejected(*record, reason)
 
 
-def _picked(column: Sequence[int], picked: Sequence[int]) -> Sequence[int]:
-    return column if isinstance(picked, range) and len(picked) == len(column) else [column[i] for i in picked]
+def numbers(runs: Iterable[Sequence[int]]) -> Any:
+    """Runs of whole numbers end to end, as int64."""
+    return np.concatenate([np.asarray(run, np.int64) for run in runs])

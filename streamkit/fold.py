@@ -6,12 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
-import numpy as np
 import polars as pl
 
 from streamkit.aggregate import OFFSET, PARTITION, TIME, Aggregate
 from streamkit.checkpoint import Slot
-from streamkit.decode import Decoded, DecodedObjects, Rejected, objects_frame
+from streamkit.decode import Decoded, DecodedObjects, Rejected, numbers, objects_frame
 from streamkit.view import View
 from streamkit.window import END, START
 
@@ -37,6 +36,7 @@ class Fold:
         used = {field for a in self._aggregates for field in a.fields}
         self._needs_offset = OFFSET in used
         self._keys = list(view.keys)
+        self._reads = fields_of(view)
         kinds = [type(a) for a in self._aggregates]
         self._plain = all(k.dump is Aggregate.dump and k.load is Aggregate.load for k in kinds)
         self._only = self._aggregates[0] if len(kinds) == 1 else None
@@ -144,8 +144,7 @@ class Fold:
         return out
 
     def _frame(self, batches: Sequence[Decoded]) -> pl.DataFrame:
-        topic, fields = self.view.topic, self.view.fields
-        read = fields_of(self.view)
+        topic, read = self.view.topic, self._reads
         objects = [b for b in batches if isinstance(b, DecodedObjects)]
         others = [b for b in batches if not isinstance(b, DecodedObjects)]
         frames = [b.frame(read) for b in others]
@@ -157,19 +156,15 @@ class Fold:
         if topic.timestamp:
             columns.append(frame[topic.timestamp].alias(TIME))
         else:
-            columns.append(_numbers(TIME, [b.timestamps for b in in_order]))
+            columns.append(pl.Series(TIME, numbers(b.timestamps for b in in_order)))
         if self._needs_offset:
-            columns.append(_numbers(OFFSET, [b.offsets for b in in_order]))
-        return frame.select(fields).with_columns(columns)
+            columns.append(pl.Series(OFFSET, numbers(b.offsets for b in in_order)))
+        return frame.select(self.view.fields).with_columns(columns)
 
 
 def fields_of(view: View) -> tuple[str, ...]:
     """The fields of the topic that a View's fold reads."""
     return tuple(sorted({*view.fields, *([view.topic.timestamp] if view.topic.timestamp else [])}))
-
-
-def _numbers(name: str, runs: Sequence[Sequence[int]]) -> pl.Series:
-    return pl.Series(name, np.concatenate([np.asarray(run, np.int64) for run in runs]))
 
 
 def _partitions(batches: Sequence[Decoded]) -> pl.Series:

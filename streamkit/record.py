@@ -123,7 +123,8 @@ class FlatBytes:
     def __len__(self) -> int:
         return len(self.starts)
 
-    def __getitem__(self, here: slice) -> FlatBytes:
+    def __getitem__(self, here: slice | Array) -> FlatBytes:
+        """Some of them: a range, or those at places in rising order."""
         return FlatBytes(self.data, self.starts[here], self.lengths[here])
 
     def tolist(self) -> list[bytes | None]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import shlex
 import signal
 import sys
@@ -20,6 +18,7 @@ from pathlib import Path
 from confluent_kafka.admin import AdminClient
 
 import benchmarks.peers
+from benchmarks.machine import machine
 from benchmarks.peers import (
     bytewax,
     ceilings,
@@ -171,7 +170,7 @@ def about(options: argparse.Namespace) -> report.Found:
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join(["python", "-m", "benchmarks.peers", *sys.argv[1:]]),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, the broker too",
+        "machine": f"{machine()}, the broker too",
         "events": options.events,
     }
 

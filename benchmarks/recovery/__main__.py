@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import random
 import shlex
 import sys
@@ -20,6 +18,7 @@ from pathlib import Path
 from confluent_kafka.admin import AdminClient
 
 import benchmarks.recovery
+from benchmarks.machine import machine
 from benchmarks.recovery.kafka_streams import KafkaStreams
 from benchmarks.recovery.load import PARTITIONS, Expected, fill
 from benchmarks.recovery.peer import Job, Peer, RecoveryError
@@ -131,7 +130,7 @@ def about(options: argparse.Namespace) -> Figures:
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join(["python", "-m", "benchmarks.recovery", *sys.argv[1:]]),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, the broker too",
+        "machine": f"{machine()}, the broker too",
         "load": f"{PARTITIONS} partitions, {options.rate:,} events/s, {membership}, "
         f"session timeout {options.session_timeout:g} s",
     }

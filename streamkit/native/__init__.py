@@ -1,5 +1,6 @@
 """Loops that numba compiles: the columnar speed path's inner ones. See `loader` for when they are there.
 
+    kinds.py      the kinds of fields, by number
     memory.py     reading and writing at addresses
     scan.py       JSON records to columns
     messages.py   librdkafka's messages to flat buffers

@@ -20,16 +20,18 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
+_MODULES = ("streamkit.native.scan", "streamkit.native.messages", "pyarrow")
 SWITCH = "STREAMKIT_COLUMNS"
 """Environment: `off` for an object a record always, `on` to load the loops at the first record; else under load."""
 
 
 @dataclass(frozen=True)
 class Loops:
-    """The compiled modules."""
+    """The compiled modules, and pyarrow, by which what they make becomes columns."""
 
     scan: Any
     messages: Any
+    arrow: Any
 
 
 class Loader:
@@ -88,7 +90,7 @@ class Loader:
 
     def _load(self) -> None:
         try:
-            self._loops = Loops(*(importlib.import_module(f"streamkit.native.{name}") for name in ("scan", "messages")))
+            self._loops = Loops(*map(importlib.import_module, _MODULES))
         except Exception as error:  # whatever numba, LLVM or the cache directory come up with: the plain path is there
             self.give_up(f"{type(error).__name__}: {error}".splitlines()[0])
 

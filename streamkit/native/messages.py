@@ -15,11 +15,8 @@ _i64 = types.int64
 _column = types.int64[::1]
 _table = types.int64[:, ::1]
 
-ERROR, TOPIC, PARTITION, VALUE, LENGTH, KEY, KEY_LENGTH, OFFSET = 0, 8, 16, 24, 32, 40, 48, 56
-"""Where a message has what. A size is without meaning where its pointer is null."""
-
-TIME, HEADERS = 8, 9
-"""Rows of `measure`'s table beyond the eight of the struct, which have their place / 8."""
+ERROR, TOPIC, PARTITION, VALUE, LENGTH, KEY, KEY_LENGTH, OFFSET, TIME, HEADERS = range(10)
+"""Rows of `measure`'s table. The first eight are a message's fields, in its order and 8 bytes each."""
 ROWS = 10
 
 
@@ -28,31 +25,31 @@ def measure(messages: Any, count: Any, table: Any, timestamp: Any, headers: Any,
     """What the messages are, as columns; returns the bytes of values and of keys, and how many are errors.
 
     messages    pointers to `count` messages
-    table       ROWS x count: a column a message, lengths negative where there is nothing; HEADERS is the pointer to its
-                headers, or 0
+    table       ROWS x count: a column a message, lengths negative where there is nothing (a message's own says nothing
+                where its pointer is null); HEADERS is the pointer to its headers, or 0
     timestamp   address of `rd_kafka_message_timestamp`; `headers` of `rd_kafka_message_headers`, 0 for not to look
     place       address of 8 bytes that the loop may use
     """
     values, keys, errors = 0, 0, 0
     for i in range(count):
         message = messages[i]
-        table[ERROR // 8, i] = number_at(message + ERROR)
-        table[PARTITION // 8, i] = number_at(message + PARTITION)
+        table[ERROR, i] = number_at(message + 8 * ERROR)
+        table[PARTITION, i] = number_at(message + 8 * PARTITION)
         for field in (TOPIC, VALUE, LENGTH, KEY, KEY_LENGTH, OFFSET):
-            table[field // 8, i] = address_at(message + field)
-        if table[ERROR // 8, i]:
+            table[field, i] = address_at(message + 8 * field)
+        if table[ERROR, i]:
             errors += 1
             continue
         table[TIME, i] = call2(timestamp, message, place)
         table[HEADERS, i] = 0
         if headers and call2(headers, message, place) & 0xFFFFFFFF == 0:
             table[HEADERS, i] = address_at(place)
-        if table[VALUE // 8, i] == 0:
-            table[LENGTH // 8, i] = -1
-        if table[KEY // 8, i] == 0:
-            table[KEY_LENGTH // 8, i] = -1
-        values += max(table[LENGTH // 8, i], 0)
-        keys += max(table[KEY_LENGTH // 8, i], 0)
+        if table[VALUE, i] == 0:
+            table[LENGTH, i] = -1
+        if table[KEY, i] == 0:
+            table[KEY_LENGTH, i] = -1
+        values += max(table[LENGTH, i], 0)
+        keys += max(table[KEY_LENGTH, i], 0)
     return values, keys, errors
 
 

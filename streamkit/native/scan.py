@@ -12,10 +12,8 @@ from typing import Any
 import numpy as np
 from numba import njit, types
 
+from streamkit.native.kinds import FLOAT, INT, TEXT
 from streamkit.native.memory import byte_at, word_at, zeros_below
-
-INT, FLOAT, TEXT, BOOL = 0, 1, 2, 3
-"""Kinds of fields."""
 
 DOUBT = -1
 

@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from streamkit.agent import Agent
-from streamkit.decode import Decoded
+from streamkit.decode import Decoded, numbers
 from streamkit.record import TopicPartition
 from streamkit.speed.events import EventBatch
 from streamkit.topic import Topic
@@ -58,8 +57,8 @@ def events_of(decoded: Decoded) -> EventBatch:
         values=decoded.values,
         offsets=decoded.offsets,
         timestamps=lambda: decoded.timestamps,
-        keys=lambda: _picked(decoded.chunk.keys, decoded),
-        headers=lambda: _picked(decoded.chunk.headers, decoded),
+        keys=lambda: decoded.keys,
+        headers=lambda: decoded.headers,
     )
 
 
@@ -76,10 +75,10 @@ def columns_of(parts: Sequence[Decoded]) -> EventBatch:
     return EventBatch(
         source=parts[0].source,
         values=lambda: joined(lambda d: d.values),
-        offsets=_numbers([d.offsets for d in parts]),
-        timestamps=lambda: _numbers([d.timestamps for d in parts]),
-        keys=lambda: joined(lambda d: _picked(d.chunk.keys, d)),
-        headers=lambda: joined(lambda d: _picked(d.chunk.headers, d)),
+        offsets=numbers(d.offsets for d in parts),
+        timestamps=lambda: numbers(d.timestamps for d in parts),
+        keys=lambda: joined(lambda d: d.keys),
+        headers=lambda: joined(lambda d: d.headers),
         frame=frame,
     )
 
@@ -91,12 +90,3 @@ def _cut(parts: Sequence[Decoded], start: int, stop: int) -> Iterator[Decoded]:
             whole = start <= 0 and stop >= len(part)
             yield part if whole else part.slice(max(start, 0), min(stop, len(part)))
         start, stop = start - len(part), stop - len(part)
-
-
-def _numbers(runs: Sequence[Sequence[int]]) -> Any:
-    return np.concatenate([np.asarray(run, np.int64) for run in runs])
-
-
-def _picked(column: Sequence[Any], decoded: Decoded) -> Sequence[Any]:
-    picked = decoded.picked
-    return column if len(picked) == len(column) else [column[i] for i in picked]

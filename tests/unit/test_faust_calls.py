@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import streamkit as sk
-from streamkit.agent import running_calls
+from streamkit.agent import Agent, running_calls
 from streamkit.errors import AgentFailed, DefinitionError, StreamkitError
 from streamkit.log.memory import MemoryLog
 from streamkit.speed.calls import Caller
@@ -22,14 +22,22 @@ from tests.unit.promises import A, App, B, C, Seen, settle
 SOON = 10.0
 
 
-# -- cast, ask ---------------------------------------------------------------------------------------------------------
+def counting(a: App) -> Agent:
+    """An agent that is called."""
 
-
-def test_cast_from_an_agent_comes_with_the_checkpoint(a: App) -> None:
     @a.app.agent(a.found, out=a.seen)
     async def count(events: Any) -> Any:
         async for click in events:
             yield Seen(click.user, click.cents)
+
+    return count
+
+
+# -- cast, ask ---------------------------------------------------------------------------------------------------------
+
+
+def test_cast_from_an_agent_comes_with_the_checkpoint(a: App) -> None:
+    count = counting(a)
 
     @a.app.agent(a.clicks)
     async def caster(events: Any) -> None:
@@ -47,10 +55,7 @@ def test_cast_from_an_agent_comes_with_the_checkpoint(a: App) -> None:
 
 
 def test_ask_from_an_agent_is_refused_as_it_would_wait_for_ever(a: App) -> None:
-    @a.app.agent(a.found, out=a.seen)
-    async def count(events: Any) -> Any:
-        async for click in events:
-            yield Seen(click.user, click.cents)
+    count = counting(a)
 
     @a.app.agent(a.clicks)
     async def asker(events: Any) -> None:

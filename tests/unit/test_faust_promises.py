@@ -236,7 +236,8 @@ def test_what_would_break_exactly_once_is_refused_with_the_way_out(a: App, use: 
 # -- tables ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_table_survives_and_is_counted_once(a: App) -> None:
+def declare_counts(a: App) -> None:
+    """An agent that counts each user's clicks in a Table."""
     table = a.app.table("counts", default=int)
 
     @a.app.agent(a.clicks, out=a.seen)
@@ -245,6 +246,9 @@ def test_a_table_survives_and_is_counted_once(a: App) -> None:
             table[click.user] += 1
             yield Seen(click.user, table[click.user])
 
+
+def test_a_table_survives_and_is_counted_once(a: App) -> None:
+    declare_counts(a)
     with Driver(a.app) as driver:
         driver.send(a.clicks, A)
         driver.catch_up()
@@ -261,14 +265,7 @@ def test_a_table_survives_and_is_counted_once(a: App) -> None:
 
 def test_a_table_may_be_larger_than_what_stays_in_memory(a: App, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "_KEPT", 2)
-    table = a.app.table("counts", default=int)
-
-    @a.app.agent(a.clicks, out=a.seen)
-    async def count(events: Any) -> Any:
-        async for click in events:
-            table[click.user] += 1
-            yield Seen(click.user, table[click.user])
-
+    declare_counts(a)
     with Driver(a.app) as driver:
         for n in range(1, 4):
             for half in (range(4), range(4, 8)):

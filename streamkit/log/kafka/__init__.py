@@ -3,7 +3,6 @@
 from streamkit.log.kafka.committer import OrderedCommitter, TransactionalCommitter
 from streamkit.log.kafka.log import KafkaLog
 from streamkit.log.kafka.member import KafkaMember
-from streamkit.log.kafka.plane import MessageChunk
 from streamkit.log.kafka.reader import KafkaReader
 from streamkit.log.kafka.writer import KafkaWriter
 
@@ -12,7 +11,6 @@ __all__ = [
     "KafkaMember",
     "KafkaReader",
     "KafkaWriter",
-    "MessageChunk",
     "OrderedCommitter",
     "TransactionalCommitter",
 ]

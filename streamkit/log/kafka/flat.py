@@ -61,7 +61,6 @@ class FlatPlane:
             raise Unusable(f"librdkafka makes no consumer: {reason.value.decode()}")
         lib.rd_kafka_poll_set_consumer(client)
         lib.rd_kafka_set_log_queue(client, None)
-        self._assigned(lib.rd_kafka_assign(client, self._places({})))
         return client
 
     # -- Plane --------------------------------------------------------------------------------------------------------
@@ -104,10 +103,10 @@ class FlatPlane:
             )
             events: list[Event] = []
             if errors:
-                events = [self._event(table[:, i]) for i in np.flatnonzero(table[0])]
-                table = np.ascontiguousarray(table[:, table[0] == 0])
-            values = self._gather(table[loops.VALUE // 8], table[loops.LENGTH // 8], size)
-            keys = self._gather(table[loops.KEY // 8], table[loops.KEY_LENGTH // 8], key_size)
+                events = [self._event(table[:, i]) for i in np.flatnonzero(table[loops.ERROR])]
+                table = np.ascontiguousarray(table[:, table[loops.ERROR] == 0])
+            values = self._gather(table[loops.VALUE], table[loops.LENGTH], size)
+            keys = self._gather(table[loops.KEY], table[loops.KEY_LENGTH], key_size)
             chunks, ends = self._chunks(table, values, keys)
         finally:
             loops.release(self._messages, count, destroy)
@@ -125,7 +124,7 @@ class FlatPlane:
     ) -> tuple[list[Chunk], dict[TopicPartition, int]]:  # fmt: skip
         """A Chunk a run of one partition; a fetch comes as long runs."""
         loops, count = self._loops, table.shape[1]
-        topics, partitions = table[loops.TOPIC // 8], table[loops.PARTITION // 8]
+        topics, partitions = table[loops.TOPIC], table[loops.PARTITION]
         starts = np.empty(count, np.int64)
         found = loops.runs(topics, partitions, count, starts)
         bounds = [*starts[:found].tolist(), count]
@@ -134,7 +133,7 @@ class FlatPlane:
         for start, end in itertools.pairwise(bounds):
             here = slice(start, end)
             source = self._source(topics[start], partitions[start])
-            offsets = table[loops.OFFSET // 8, here]
+            offsets = table[loops.OFFSET, here]
             headers = {
                 int(i): self._headers(table[loops.HEADERS, start + i])
                 for i in np.flatnonzero(table[loops.HEADERS, here])
@@ -158,11 +157,11 @@ class FlatPlane:
     def _event(self, message: Any) -> Event:
         """An error's value is its text."""
         loops = self._loops
-        text = message[loops.VALUE // 8]
-        reason = ctypes.string_at(int(text), int(message[loops.LENGTH // 8])).decode(errors="replace") if text else ""
-        topic = message[loops.TOPIC // 8]
-        source = self._source(topic, message[loops.PARTITION // 8]) if topic else TopicPartition("", -1)
-        return Event(KafkaError(int(message[0]), reason or None), source, int(message[loops.OFFSET // 8]))
+        text = message[loops.VALUE]
+        reason = ctypes.string_at(int(text), int(message[loops.LENGTH])).decode(errors="replace") if text else ""
+        topic = message[loops.TOPIC]
+        source = self._source(topic, message[loops.PARTITION]) if topic else TopicPartition("", -1)
+        return Event(KafkaError(int(message[loops.ERROR]), reason or None), source, int(message[loops.OFFSET]))
 
     # -- assignment, errors -------------------------------------------------------------------------------------------
 
@@ -176,10 +175,6 @@ class FlatPlane:
             code, reason = self._library.rd_kafka_error_code(error), self._library.rd_kafka_error_string(error)
             self._library.rd_kafka_error_destroy(error)
             raise KafkaException(KafkaError(code, reason.decode()))
-
-    def _assigned(self, code: int) -> None:
-        if code:
-            raise KafkaException(KafkaError(code))
 
     def _places(self, positions: Mapping[TopicPartition, int]) -> Any:
         lib = self._library

@@ -89,7 +89,6 @@ class MessagePlane:
         self._consumer = consumer
         self._topics: dict[TopicPartition, str] = {}
         self._one_topic = True
-        consumer.assign([])
 
     def fetch(self, max_records: int, wait: float) -> Fetched:
         """`consume(n, t)` waits all of t unless n arrive, so only `poll` may wait."""
