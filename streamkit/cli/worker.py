@@ -52,7 +52,7 @@ def worker(
     Killed at any moment and started again, it goes on from its last Checkpoint. Workers share the partitions, on one
     machine or on many: start another, and it takes its share; whichever is killed, the others take over.
 
-    Under load records are read without a Python object for each (numba; see README); STREAMKIT_COLUMNS=off does without.
+    Under load records are read without a Python object for each (needs numba); STREAMKIT_COLUMNS=off does without.
 
     Examples:  streamkit worker app.py --workers 2   |   streamkit worker app.py --until-caught-up
     """
