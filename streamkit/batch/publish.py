@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from streamkit.batch.local import Result
+from streamkit.batch.run import Result
 from streamkit.control import BatchView, Proof
 from streamkit.log.control import ControlTopic
 

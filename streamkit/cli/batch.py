@@ -12,10 +12,12 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from streamkit.batch.local import Inline, LocalRunner, Pool, Processes, Result, Tasks
-from streamkit.batch.local import Progress as Done
+from streamkit.batch.local import Inline, Processes
 from streamkit.batch.plan import SPLIT_RECORDS, Plan, make_plan
 from streamkit.batch.publish import discard_old, manifest, publish
+from streamkit.batch.run import Progress as Done
+from streamkit.batch.run import Result, Run, Runner
+from streamkit.batch.tasks import Tasks
 from streamkit.cli.options import (
     BROKERS,
     CLIENT_CONFIG,
@@ -101,11 +103,11 @@ class BatchRun:
         self._processes = processes or os.cpu_count() or 1
         self._results = results or folder.batch
         self._own = self._results / view.name
-        self._runner = LocalRunner(log, view, self._own)
+        self._run = Run(log, view, self._own)
 
     def plan(self, seal_seconds: float, split_records: int, at: CutFrom | None = None) -> Plan:
         """The Plan of a run that was stopped, else one for `at`, else for where the workers seal."""
-        unfinished = self._runner.unfinished()
+        unfinished = self._run.unfinished()
         if unfinished is not None:
             err.print(f"view {self.view.name}: going on with the run that was stopped, at its Cut {unfinished.cut}")
             return unfinished
@@ -137,7 +139,7 @@ class BatchRun:
             err.print(f"view {self.view.name}: the workers have not sealed within {seal_seconds:g} s (--seal-seconds)")
         return sealed
 
-    def pool(self, plan: Plan) -> Pool:
+    def runner(self, plan: Plan) -> Runner:
         """Processes take a second to start: small work is done here."""
         if plan.records <= plan.split_records:
             return Inline(Tasks(self.log, self.view, self._own))
@@ -145,7 +147,7 @@ class BatchRun:
 
     def compute(self, plan: Plan) -> Result:
         with progress(self.view.name) as on_progress:
-            return self._runner.run(plan, self.pool(plan), on_progress=on_progress)
+            return self._run.run(plan, self.runner(plan), on_progress=on_progress)
 
     def publish(self, plan: Plan) -> None:
         result = self.compute(plan)
@@ -156,7 +158,7 @@ class BatchRun:
             proof = None
         with closing(ControlTopic(self.log, self.topology.name)) as control:
             publish(control, manifest(result, proof))
-            self._runner.finish()
+            self._run.finish()
             discard_old(control, self.view.name, self._own)
         rate = plan.records / result.seconds if result.seconds else 0
         out.print(

@@ -15,11 +15,12 @@ from streamkit.changelog import Restoring
 from streamkit.errors import TopicMissing
 from streamkit.folder import DataFolder
 from streamkit.interval import show_seconds
+from streamkit.loading import load_topology
 from streamkit.log.base import Log
 from streamkit.log.kafka import KafkaLog
 from streamkit.settings import Connection
 from streamkit.topic import REPLAYABLE
-from streamkit.topology import Topology, load_topology
+from streamkit.topology import Topology
 
 TOPOLOGY = Annotated[
     str, typer.Argument(metavar="TOPOLOGY", help="file.py, file.py:attribute or module:attribute.", show_default=False)

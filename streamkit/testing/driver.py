@@ -14,9 +14,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from streamkit.batch.local import Inline, LocalRunner, Result, Tasks
+from streamkit.batch.local import Inline
 from streamkit.batch.plan import make_plan
 from streamkit.batch.publish import discard_old, manifest, publish
+from streamkit.batch.run import Result, Run
+from streamkit.batch.tasks import Tasks
 from streamkit.changelog import Changelogs, Follower, existing
 from streamkit.checkpoint import segment_prefix, states_range, task_prefix
 from streamkit.control import BatchView, Proof, Reset, Sealed, SealRequest
@@ -244,10 +246,10 @@ class Driver:
     def batch(self, view: View, cut: Cut | None = None) -> Result:
         """Recompute the View at a Cut (see `cut`); nobody sees it before `publish`."""
         folder = self.folder / view.name
-        runner = LocalRunner(self.log, view, folder)
+        run = Run(self.log, view, folder)
         plan = make_plan(view, cut or self.cut(view), self.log.starts(view.topic.name), {}, self._split_records)
-        result = runner.run(plan, Inline(Tasks(self.log, view, folder)))
-        runner.finish()
+        result = run.run(plan, Inline(Tasks(self.log, view, folder)))
+        run.finish()
         self._results[view.name] = result
         return result
 

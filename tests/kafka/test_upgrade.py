@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from streamkit.loading import load_topology
 from streamkit.serving.connect import open_serving
 from streamkit.serving.merge import Serving
-from streamkit.topology import load_topology
 from tests.kafka.site import Site, wait_for
 from tests.life.app import answers, expected
 from tests.life.oracle import events_before

@@ -17,8 +17,8 @@ import pytest
 import streamkit as sk
 from streamkit.cli.describe import graph
 from streamkit.errors import DefinitionError, StreamkitError
+from streamkit.loading import load_topology
 from streamkit.topic import Topic
-from streamkit.topology import load_topology
 
 
 class Click(msgspec.Struct):

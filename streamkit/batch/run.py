@@ -1,0 +1,150 @@
+"""A run of a Plan: what it leaves on disk, so that a killed one goes on, and how far it is.
+
+    plan.json                   written first: a run that is killed goes on with the same Cut
+    splits/P-START-END.parquet  one a Split, states by Slot; a Split whose file is there is done
+    ID/part-00000.parquet       the result, merged by bucket
+
+Only the manifest on the control topic, which `batch.publish` writes, makes a result a BatchView.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from streamkit.batch.plan import Plan, Split
+from streamkit.batch.tasks import split_file
+from streamkit.control import File
+from streamkit.errors import OffsetOutOfRange, StateLocked, TopicChanged
+from streamkit.log.base import Log
+from streamkit.store.batchfile import COUNTS, bucket_count, read_counts
+from streamkit.view import View
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is; `records` are offsets read of `total`."""
+
+    records: int
+    total: int
+    splits: int
+    all_splits: int
+    rejected: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished recomputation, not yet published."""
+
+    plan: Plan
+    id: str
+    files: tuple[File, ...]
+    slots: int
+    events: int
+    rejected: int
+    seconds: float
+
+
+class Runner(Protocol):
+    """Where Tasks run."""
+
+    def fold(self, splits: list[Split]) -> Iterator[Split]:
+        """Yields the Splits as they are done."""
+
+    def merge(self, splits: list[Split], buckets: int, result: str) -> list[File]: ...
+
+
+class Run:
+    """Runs the Plans of one View in `folder`; one run at a time."""
+
+    def __init__(self, log: Log, view: View, folder: Path) -> None:
+        self._log, self._view, self._folder = log, view, folder
+
+    def unfinished(self) -> Plan | None:
+        """The Plan of a run that was killed, if it is still of this definition and this topic."""
+        path = self._folder / "plan.json"
+        if not path.exists():
+            return None
+        plan = msgspec.json.decode(path.read_bytes(), type=Plan)
+        same = plan.fingerprint == self._view.fingerprint
+        return plan if same and plan.topic_id == self._log.describe(plan.topic).id else None
+
+    def run(self, plan: Plan, runner: Runner, *, on_progress: Callable[[Progress], None] = lambda _: None) -> Result:
+        """Do the Plan in `runner`, going on from the Splits that are done.
+
+        Raises BadRecord, TopicChanged, OffsetOutOfRange, and StateLocked where another run is under way.
+        """
+        began = time.monotonic()
+        with self._alone():
+            self._begin(plan)
+            splits = plan.splits()
+            self._fold(plan, splits, runner, on_progress)
+            counts = [read_counts(split_file(self._folder, split)) for split in splits]
+            slots, events, rejected = (sum(c[name] for c in counts) for name in COUNTS)
+            result = f"{time.time_ns():x}"
+            files = runner.merge(splits, bucket_count(slots), result) if splits else []
+            slots = sum(file.rows for file in files)
+            return Result(plan, result, tuple(files), slots, events, rejected, time.monotonic() - began)
+
+    def finish(self) -> None:
+        """Drop what only an unfinished run needs; comes after the publication."""
+        (self._folder / "plan.json").unlink(missing_ok=True)
+        shutil.rmtree(self._folder / "splits", ignore_errors=True)
+
+    def _begin(self, plan: Plan) -> None:
+        topic_id = self._log.describe(plan.topic).id
+        if topic_id != plan.topic_id:
+            raise TopicChanged(f"topic {plan.topic!r} was deleted and made again (id {topic_id}, Cut {plan.topic_id})")
+        for partition, end in self._log.ends(plan.topic).items():
+            if plan.offsets.get(partition, 0) > end:  # it would wait for ever for records that nobody sends
+                raise OffsetOutOfRange(
+                    f"{plan.topic}/{partition}: the Cut {plan.offsets[partition]} of view {plan.view!r} is beyond the "
+                    f"log's end {end}: was the log truncated? `streamkit reset TOPOLOGY {plan.view}` begins anew"
+                )
+        path = self._folder / "plan.json"
+        if path.exists() and msgspec.json.decode(path.read_bytes(), type=Plan) == plan:
+            return
+        self.finish()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_bytes(msgspec.json.encode(plan))
+        temporary.replace(path)
+
+    def _fold(self, plan: Plan, splits: list[Split], runner: Runner, on_progress: Callable[[Progress], None]) -> None:
+        left = [s for s in splits if not split_file(self._folder, s).exists()]
+        done = [s for s in splits if s not in set(left)]
+
+        def tell() -> None:
+            rejected = sum(read_counts(split_file(self._folder, s))["rejected"] for s in done)
+            on_progress(Progress(sum(s.end - s.start for s in done), plan.records, len(done), len(splits), rejected))
+
+        tell()
+        for split in runner.fold(left):
+            done.append(split)
+            tell()
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with (self._folder / "lock").open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.seek(0)
+                raise StateLocked(
+                    f"another batch run of view {self._view.name!r} is under way (pid {lock.read().strip() or '?'}) "
+                    f"in {self._folder}; wait for it, or stop it"
+                ) from None
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+            yield

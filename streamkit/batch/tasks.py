@@ -1,0 +1,85 @@
+"""What runs for one View, wherever it runs: fold one Split, merge one bucket."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from streamkit.batch.plan import Split
+from streamkit.checkpoint import slot_of
+from streamkit.control import File
+from streamkit.decode import Decoded, Decoder, Rejected
+from streamkit.errors import BadRecord
+from streamkit.fold import FOLD_ROWS, Fold, States, fields_of
+from streamkit.log.base import Log
+from streamkit.record import TopicPartition
+from streamkit.store.batchfile import COUNTS, read_partial, write_bucket, write_partial
+from streamkit.view import View
+
+_POLL = 50_000
+
+
+class Tasks:
+    """The tasks of one View's run in `folder`."""
+
+    def __init__(self, log: Log, view: View, folder: Path) -> None:
+        self._log, self._view, self._folder = log, view, folder
+        self._fold = Fold(view)
+        self._decode = Decoder(view.topic, fields_of(view))
+
+    def fold(self, split: Split) -> Split:
+        """Read the Split's records and write its states."""
+        states: dict[int, States] = {}
+        counts = dict.fromkeys(COUNTS, 0)
+        for batches, rejected in self._read(split):
+            found, bad = self._fold.states(batches) if batches else ({}, [])
+            self._fold.merge_into(states, found)
+            counts["rejected"] += len(rejected) + len(bad)
+            counts["events"] += sum(map(len, batches)) - len(bad)
+            self._check_policy([*rejected, *bad])
+        merged = self._fold.merge_slots(states.get(split.partition, {}).items())
+        counts["slots"] = len(merged)
+        write_partial(split_file(self._folder, split), self._fold, merged, counts)
+        return split
+
+    def merge(self, splits: Iterable[Split], bucket: int, buckets: int, result: str) -> File:
+        """Merge one bucket of all Splits into a file of the result."""
+        parts = (
+            (slot_of(slot), self._fold.load(state))
+            for split in splits
+            for slot, state in read_partial(split_file(self._folder, split), bucket, buckets)
+        )
+        states = self._fold.merge_slots(parts)
+        path = self._folder / result / f"part-{bucket:05}.parquet"
+        file = write_bucket(path, self._view, self._fold, states)
+        return msgspec.structs.replace(file, path=f"{result}/{file.path}")
+
+    def _read(self, split: Split) -> Iterator[tuple[list[Decoded], list[Rejected]]]:
+        """The Split's values, many at a time."""
+        source = TopicPartition(self._view.topic.name, split.partition)
+        with contextlib.closing(self._log.reader({source: split.start})) as reader:
+            batches: list[Decoded] = []
+            rejected: list[Rejected] = []
+            while reader.positions()[source] < split.end:
+                for chunk in reader.poll(_POLL, 1.0):
+                    decoded, bad = self._decode(chunk)
+                    inside = decoded.before(split.end)
+                    batches += [inside] if len(inside) else []
+                    rejected += [r for r in bad if r.offset < split.end]
+                if sum(map(len, batches)) >= FOLD_ROWS:
+                    yield batches, rejected
+                    batches, rejected = [], []
+            yield batches, rejected
+
+    def _check_policy(self, rejected: list[Rejected]) -> None:
+        """The speed layer has dead-lettered or counted them; only `fail` concerns the batch layer."""
+        if rejected and self._view.topic.errors == "fail":
+            first = rejected[0]
+            raise BadRecord(*first.source, first.offset, f"{first.reason} (error policy `fail`)")
+
+
+def split_file(folder: Path, split: Split) -> Path:
+    return folder / "splits" / f"{split.name}.parquet"
