@@ -2,6 +2,7 @@
 
 from streamkit.aggregate import Aggregate, Count, First, Last, Max, Min
 from streamkit.errors import StreamkitError
+from streamkit.mapreduce import Files, Line, MapReduce, Step, To
 from streamkit.serving.connect import connect
 from streamkit.sketch import Distinct, Quantiles
 from streamkit.speed.calls import calling
@@ -16,18 +17,23 @@ __all__ = [
     "Answer",
     "Count",
     "Distinct",
+    "Files",
     "First",
     "Guarantee",
     "Hopping",
     "Largest",
     "Last",
+    "Line",
+    "MapReduce",
     "Max",
     "Mean",
     "Min",
     "Quantiles",
     "Session",
+    "Step",
     "StreamkitError",
     "Sum",
+    "To",
     "Top",
     "Topology",
     "Tumbling",

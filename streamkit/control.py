@@ -72,6 +72,31 @@ class BatchView(msgspec.Struct, frozen=True, tag="batch_view"):
         return Cut(self.topic, self.topic_id, self.offsets)
 
 
+class JobResult(msgspec.Struct, frozen=True, tag="job_result"):
+    """The manifest of a MapReduce result: of all records before `cuts`, by topic. `files` are by output ("" is the main
+    one), their paths relative to the job's `results` folder; `sent` counts the records of outputs that are topics."""
+
+    id: str
+    job: str
+    fingerprint: str
+    cuts: dict[str, Cut]
+    files: dict[str, tuple[File, ...]]
+    sent: dict[str, int]
+    counters: dict[str, int]
+    records: int
+    rejected: int
+    skipped: int
+    created: int
+
+
+class JobSent(msgspec.Struct, frozen=True, tag="job_sent"):
+    """So many rows of a result's outputs to topics are on the log: written in the transaction that put them there."""
+
+    job: str
+    id: str
+    rows: int
+
+
 class Reset(msgspec.Struct, frozen=True, tag="reset"):
     """All BatchViews of `view` before this record are void, and so is the speed layer's state of it."""
 
@@ -97,7 +122,7 @@ class KeptOn(msgspec.Struct, frozen=True, tag="kept"):
     changelog_id: str
 
 
-Message = SealRequest | Sealed | BatchView | Reset | Promoted | KeptOn
+Message = SealRequest | Sealed | BatchView | JobResult | JobSent | Reset | Promoted | KeptOn
 
 encode = msgspec.json.Encoder().encode
 _decoder: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
@@ -117,10 +142,13 @@ class Published:
         self._views: dict[str, tuple[BatchView, ...]] = {}
         self._promoted: dict[str, str] = {}
         self._changelogs: dict[str, str] = {}
+        self._jobs: dict[str, tuple[JobResult, ...]] = {}
 
     def apply(self, message: Message) -> None:
         if isinstance(message, BatchView):
             self._views[message.view] = (*self._views.get(message.view, ()), message)[-KEPT:]
+        elif isinstance(message, JobResult):
+            self._jobs[message.job] = (*self._jobs.get(message.job, ()), message)[-KEPT:]
         elif isinstance(message, Reset):
             self._views.pop(message.view, None)
         elif isinstance(message, Promoted):
@@ -131,6 +159,10 @@ class Published:
     def changelog(self, topic: str) -> str:
         """The id of the changelog that a source topic's state is kept on; empty where there is none yet."""
         return self._changelogs.get(topic, "")
+
+    def results(self, job: str) -> tuple[JobResult, ...]:
+        """The results of a MapReduce job that are kept, newest first."""
+        return self._jobs.get(job, ())[::-1]
 
     def version(self, view: str) -> str | None:
         """The name of the version that is in force; None where none was ever promoted."""

@@ -93,6 +93,11 @@ class DataFolder:
     def slot(self, number: int) -> Slot:
         return Slot(self.path / "workers" / str(number))
 
+    @property
+    def mapreduce(self) -> Path:
+        """Below it a folder a MapReduce job: its run, and its results."""
+        return self.path / "mapreduce"
+
     def slots(self) -> list[Slot]:
         """Those in which a worker has ever run."""
         return [Slot(path) for path in sorted((self.path / "workers").glob("*")) if path.is_dir()]

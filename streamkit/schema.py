@@ -46,7 +46,10 @@ class Field:
 
         Raises OverflowError for an integer beyond 64 bits.
         """
-        items: list[Any] = list(map(operator.attrgetter(self.name), values))
+        return self.series(list(map(operator.attrgetter(self.name), values)))
+
+    def series(self, items: list[Any]) -> pl.Series:
+        """What are such fields, as a column. Raises OverflowError, TypeError."""
         if convert := _converter(self.type):
             items = [None if item is None else convert(item) for item in items]
         return pl.Series(self.name, items, dtype=self.dtype, strict=True)
@@ -77,7 +80,7 @@ class Schema:
             )
         hints = typing.get_type_hints(type_)
         names = type_.__struct_fields__ if is_struct else [f.name for f in dataclasses.fields(type_)]
-        return cls(type_.__name__, tuple(_field(name, hints[name]) for name in names))
+        return cls(type_.__name__, tuple(field_of(name, hints[name]) for name in names))
 
     def __getitem__(self, name: str) -> Field:
         """Raises DefinitionError with the nearest name."""
@@ -113,7 +116,8 @@ def milliseconds(moment: dt.datetime) -> int:
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
-def _field(name: str, hint: Any) -> Field:
+def field_of(name: str, hint: Any) -> Field:
+    """A field with this annotation."""
     type_, optional = _unwrap(hint)
     return Field(name, type_, optional, _dtype(type_))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 import polars as pl
@@ -14,6 +15,7 @@ from streamkit.codec import Codec, Json
 from streamkit.errors import DefinitionError
 from streamkit.generator import Generator, GeneratorFunction
 from streamkit.interval import Pace
+from streamkit.mapreduce import MAIN, Input, MapReduce, Step, define
 from streamkit.table import Table
 from streamkit.topic import ErrorPolicy, Topic
 from streamkit.view import View
@@ -78,6 +80,7 @@ class Topology:
         self.tables: dict[str, Table] = {}
         self.generators: dict[str, Generator] = {}
         self.timers: dict[str, Timer] = {}
+        self.jobs: dict[str, MapReduce] = {}
         self.grouped: dict[str, Topic] = {}
         """Topics that `group_by` has made: workers make them on the log, and write them."""
 
@@ -196,6 +199,69 @@ class Topology:
         self.agents[own] = copying(own, topic, grouped, key if callable(key) else None)
         return grouped
 
+    def mapreduce(
+        self,
+        *inputs: Input,
+        name: str | None = None,
+        reduce: Callable[..., Any] | None = None,
+        combine: Callable[..., Any] | None = None,
+        partition: Callable[[Any, int], int] | None = None,
+        sort: Any = None,
+        key: str | Sequence[str] | None = None,
+        then: Sequence[Step] = (),
+        out: Topic | None = None,
+        outputs: Mapping[str, Any] | None = None,
+        served: bool = False,
+        batches: bool = False,
+        partitions: int | None = None,
+        files: Mapping[str, str | Path] | None = None,
+        skip: int = 0,
+    ) -> Callable[[Any], MapReduce]:
+        """Declare the decorated class, or `map` function, as a MapReduce job over topics and `sk.Files`.
+
+        A class has methods `map`, `reduce`, `combine`, `partition`, `sort`, or `steps` that returns `sk.Step`s; a
+        function is `map`, with the others as options, and `then` further steps: see `Step`. The result goes to Parquet,
+        in columns by the annotation of the last function (`-> Iterator[tuple[str, int]]`), `key` naming those of the
+        key; or to `out`. `outputs` names others, for `yield sk.To(name, key, value)`: a topic, a type (its fields are
+        the columns of Parquet files), or None. A `served` result is answered key by key, by `streamkit query` and
+        `job.get`. With `batches=True` functions take and return polars DataFrames, and `key` names the columns of the
+        key.
+
+        `partitions` is how many reduce tasks there are. `files` are side files, by name, relative to the file of the
+        topology: a function with a parameter `context` finds them there, counts there, and learns where its record
+        comes from. Up to `skip` records that `map` fails on are left out, and told. Raises DefinitionError.
+
+        >>> import streamkit as sk
+        >>> from collections.abc import Iterator
+        >>> app = sk.Topology("books")
+        >>> @app.mapreduce(sk.Files("*.txt"), key="word")
+        ... class Words:
+        ...     def map(self, line: sk.Line) -> Iterator[tuple[str, int]]:
+        ...         for word in line.text.split():
+        ...             yield word, 1
+        ...     def combine(self, word, counts): return sum(counts)
+        ...     def reduce(self, word, counts) -> tuple[str, int]: return word, sum(counts)
+        >>> Words.name
+        'Words'
+        """
+
+        def declare(target: Any) -> MapReduce:
+            own = _checked_name("mapreduce", name or target.__name__)
+            self._refuse_twice("mapreduce", own, self.jobs)
+            self._refuse_twice("view", own, self.views)
+            for used in (*inputs, out, *(outputs or {}).values()):
+                if isinstance(used, Topic):
+                    self._own(used, f"mapreduce {own!r}")
+            names = (key,) if isinstance(key, str) else tuple(key or ())
+            step = Step(None, reduce, combine, partition, sort, names or None if batches else None)
+            self.jobs[own] = define(
+                own, inputs, target, step, then, outputs={MAIN: out, **(outputs or {})}, served=served, batches=batches,
+                partitions=partitions, files=files, skip=skip, key=names,
+            )  # fmt: skip
+            return self.jobs[own]
+
+        return declare
+
     def timer(self, interval: float) -> Callable[[Callable[[], Awaitable[Any]]], Timer]:
         """Have the decorated `async def f()` run every `interval` seconds, in every worker: it may cast, and has no
         event, so no Tables. Raises DefinitionError."""
@@ -251,6 +317,10 @@ class Topology:
     def find_view(self, name: str) -> View:
         """The View of this name, or NAME@VERSION. Raises DefinitionError with the names that there are."""
         return _find("view", name, self.views, self.name)
+
+    def find_job(self, name: str) -> MapReduce:
+        """Raises DefinitionError with the names that there are."""
+        return _find("mapreduce", name, self.jobs, self.name)
 
     def find_topic(self, name: str) -> Topic:
         """Raises DefinitionError with the names that there are."""

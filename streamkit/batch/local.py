@@ -73,11 +73,11 @@ _tasks: Tasks | None = None
 def _start(topology: str, view: str, connection: Connection, folder: Path) -> None:
     global _tasks
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent tells us when to stop
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    threading.Thread(target=leave_with_parent, daemon=True).start()
     _tasks = Tasks(KafkaLog(connection), load_topology(topology).find_view(view), folder)
 
 
-def _leave_with_parent() -> None:
+def leave_with_parent() -> None:
     """A parent killed by -9 tells nobody: without this its processes would wait for work for ever."""
     parent = parent_process()
     assert parent is not None

@@ -31,8 +31,8 @@ def streamkit() -> None:
 
 
 COMMANDS = (
-    "describe", "create-topics", "generate", "load", "worker", "batch", "query", "serve", "verify", "upgrade",
-    "reset",
+    "describe", "create-topics", "generate", "load", "worker", "batch", "mapreduce", "query", "serve", "verify",
+    "upgrade", "reset",
 )  # fmt: skip
 GROUPS = ("broker", "checkpoint", "dead-letter")
 

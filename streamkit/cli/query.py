@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from typing import Annotated, Any
 
 import msgspec
@@ -14,10 +15,14 @@ from rich.table import Table
 
 from streamkit.cli.options import BROKERS, CLIENT_CONFIG, DATA, TOPOLOGY, VIEW, err, load, open_log, out, restoring
 from streamkit.errors import DefinitionError
-from streamkit.serving.answer_json import answer_json, iso_time, parse_span, parse_time, plain
+from streamkit.folder import DataFolder
+from streamkit.log.base import Log
+from streamkit.serving.answer_json import answer_json, cut_json, iso_time, parse_span, parse_time, plain
 from streamkit.serving.connect import open_serving
 from streamkit.serving.merge import Page
+from streamkit.serving.results import Results
 from streamkit.serving.seam import Seam
+from streamkit.topology import Topology
 from streamkit.view import Answer, View
 
 TABLE_ROWS = 1_000
@@ -63,6 +68,10 @@ def query(
     Examples:  streamkit query app.py campaign c42   |   streamkit query app.py campaign --at 2023-11-14T22:13:20Z
     """
     loaded, folder = load(topology, data)
+    if view in loaded.jobs:
+        with open_log(brokers, client_config) as log:
+            query_job(log, loaded, folder, view, key, limit, as_json)
+        return
     with open_log(brokers, client_config) as log, open_serving(loaded, log, folder, on_progress=restoring) as serving:
         found = serving.find(view)
         wanted = found.parse_key(key) if key else None
@@ -78,6 +87,40 @@ def query(
     if more:
         err.print(f"only the first {count:,} are shown: --limit, --from and --to show others")
     (err if as_json else out).print(footer(page), markup=False)
+
+
+def query_job(
+    log: Log,
+    topology: Topology,
+    folder: DataFolder,
+    name: str,
+    key: Sequence[str] | None,
+    limit: int | None,
+    as_json: bool,
+) -> None:
+    """Show Answers of a served MapReduce result."""
+    job = topology.find_job(name)
+    with closing(Results(log, topology, folder.mapreduce)) as results:
+        result = results.newest(job)
+        found = [results.get(job, results.parse_key(job, key))] if key else results.scan(job)
+        answers = [a for a in itertools.islice(found, limit or (None if as_json else TABLE_ROWS)) if a.found]
+    if as_json:
+        for answer in answers:
+            line = {"mapreduce": name, "key": plain(answer.key), "value": plain(answer.value), "lag": answer.lag}
+            typer.echo(msgspec.json.encode({**line, "cut": cut_json(answer.cut), "as_of": iso_time(answer.as_of)}))
+    elif answers:
+        table = Table(*["key"] * len(answers[0].key), *answers[0].value)
+        for answer in answers:
+            table.add_row(*map(_cell, answer.key), *map(_cell, answer.value.values()))
+        out.print(table, soft_wrap=False)
+    cuts = ", ".join(map(str, result.cuts.values()))
+    if not answers:
+        err.print(f"no result{' with this key' if key else ''} before Cut {cuts}", markup=False)
+        raise typer.Exit(1 if key else 0)
+    (err if as_json else out).print(
+        f"exact at {cuts}, lag {answers[0].lag:,} records; result {result.id} of {iso_time(result.created)}",
+        markup=False,
+    )
 
 
 def print_json(view: View, answers: Iterable[Answer]) -> int:

@@ -16,6 +16,7 @@ from streamkit.log.kafka import KafkaLog
 from streamkit.serving.copies import Copies, LocalStores
 from streamkit.serving.merge import Serving
 from streamkit.serving.replica import Replica, catch_up_once
+from streamkit.serving.results import Results
 from streamkit.settings import Connection
 from streamkit.topology import Topology
 from streamkit.view import Answer, View
@@ -80,6 +81,12 @@ def open_serving(
         for view in topology.views.values():
             view.connect(InForce(serving))
             closers.callback(view.connect, None)
+        if topology.jobs:
+            results = Results(log, topology, folder.mapreduce)
+            closers.callback(results.close)
+            for job in topology.jobs.values():
+                job.connect(results)
+                closers.callback(job.connect, None)
         yield serving
 
 
