@@ -8,20 +8,28 @@ from __future__ import annotations
 
 import tempfile
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import polars as pl
+
 from streamkit.batch.local import Inline
+from streamkit.batch.mapreduce.local import InlineTasks
+from streamkit.batch.mapreduce.plan import make_plan as plan_job
+from streamkit.batch.mapreduce.publish import kept
+from streamkit.batch.mapreduce.publish import publish as publish_job
+from streamkit.batch.mapreduce.run import JobRun
+from streamkit.batch.mapreduce.stage import Stages
 from streamkit.batch.plan import make_plan
 from streamkit.batch.publish import discard_old, manifest, publish
 from streamkit.batch.run import Result, Run
 from streamkit.batch.tasks import Tasks
 from streamkit.changelog import Changelogs, Follower, existing
 from streamkit.checkpoint import segment_prefix, states_range, task_prefix
-from streamkit.control import BatchView, Proof, Reset, Sealed, SealRequest
+from streamkit.control import BatchView, JobResult, Proof, Reset, Sealed, SealRequest
 from streamkit.cut import Cut
 from streamkit.deadletter import DeadLetter
 from streamkit.errors import CutMismatch, Fenced, StateMissing, StreamkitError
@@ -29,6 +37,7 @@ from streamkit.fold import Fold
 from streamkit.log.control import ControlTopic
 from streamkit.log.memory import MemoryLog
 from streamkit.log.scan import read_all
+from streamkit.mapreduce import MapReduce
 from streamkit.record import Headers, Record, TopicPartition
 from streamkit.serving.batches import states_of
 from streamkit.serving.copies import Copies
@@ -39,6 +48,8 @@ from streamkit.store.memory import MemoryReader, MemoryStore
 from streamkit.topic import Topic
 from streamkit.topology import Topology
 from streamkit.view import Answer, View
+
+_JOB_MEMORY = 64 << 20
 
 
 class Driver:
@@ -261,6 +272,23 @@ class Driver:
         for worker in self._running.values():
             worker.listen()
         return batch
+
+    def mapreduce(self, job: MapReduce, cuts: Mapping[str, Cut] | None = None) -> JobResult:
+        """Run a MapReduce job here, at these Cuts or at the topics' ends, and publish its result."""
+        folder = self.folder / "mapreduce" / job.name
+        run = JobRun(self.log, job, folder)
+        plan = run.unfinished() or plan_job(job, self.log, cuts, self._split_records)
+        stages = Stages(self.log, job, folder, plan.partitions, _JOB_MEMORY)
+        result = publish_job(self.log, self.topology.name, job, folder, run.run(plan, InlineTasks(stages)))
+        run.finish(kept(self.log, self.topology.name, job.name))
+        return result
+
+    def rows(self, job: MapReduce, output: str = "") -> pl.DataFrame:
+        """The rows of a job's newest result, of one of its outputs, as they lie in its files."""
+        self._control.catch_up()
+        folder = self.folder / "mapreduce" / job.name / "results"
+        files = self._control.published.results(job.name)[0].files[output]
+        return pl.concat([pl.read_parquet(folder / file.path) for file in files]) if files else pl.DataFrame()
 
     def prove(self, view: View) -> Proof | None:
         """Compare the last `batch` with what the serving layer has at its Cut; None where it has nothing there."""

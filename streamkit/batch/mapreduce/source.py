@@ -166,7 +166,8 @@ def _read_lines(split: FileSplit, topic: Topic, columns: bool) -> Iterator[Batch
     source = TopicPartition(split.path, 0)
     for at, block in _blocks(split):
         flat, offsets = _lines(block, at)
-        chunk = FlatChunk(source, offsets, np.zeros_like(offsets), flat, flat[:0], {})
+        nothing = FlatBytes(flat.data, np.zeros_like(offsets), np.full_like(offsets, -1))
+        chunk = FlatChunk(source, offsets, np.zeros_like(offsets), flat, nothing, {})
         decoded, bad = decode(chunk)
         if bad:
             raise BadRecord(
