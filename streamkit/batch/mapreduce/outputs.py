@@ -41,6 +41,10 @@ class Part:
         if len(self._keys) == PART_ROWS:
             self._write()
 
+    def extend(self, pairs: Sequence[tuple[Any, Any]]) -> None:
+        for key, value in pairs:
+            self.add(key, value)
+
     def close(self) -> None:
         if self._keys or self._writer is None:
             self._write()

@@ -70,6 +70,9 @@ class Pairs:
     def load(self, dumped: Sequence[bytes]) -> list[Any]:
         return self._values.load(dumped)
 
+    def dump(self, values: Sequence[Any]) -> list[bytes]:
+        return self._values.dump(values)
+
     def _places(self, keys: Sequence[Any], encoded: pl.Series) -> pl.Series:
         if self._step.partition is None:
             return (encoded.hash(seed=0) % self._partitions).cast(pl.UInt32).alias(PARTITION)

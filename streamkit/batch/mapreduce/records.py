@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import groupby
+from itertools import groupby, islice
 from operator import itemgetter
 from typing import Any
 
@@ -18,10 +19,12 @@ from streamkit.keys import decode_key
 from streamkit.mapreduce import Step, To, pairs_of, takes_context
 
 Pair = tuple[Any, Any]
-Emit = Callable[[Any, Any], None]
+Emit = Callable[[list[Pair]], None]
 
-WAITING = 50_000
-"""Pairs that wait before they become rows: with `combine`, the values that wait before they are combined."""
+WAITING, MOST_WAITING = 50_000, 1_000_000
+"""Pairs that wait before they become rows; with `combine`, values that wait before they are combined, and the most."""
+_OBJECT = 100
+"""Bytes that a value takes in memory beside what it weighs when it is written."""
 
 
 def bound(function: Callable[..., Any], context: TaskContext) -> Callable[..., Any]:
@@ -41,39 +44,39 @@ class Mapper:
 
     def feed(self, values: Sequence[Any], where: Callable[[int], str]) -> None:
         """`where(i)` tells where the i-th value comes from. Raises TaskFailed with that."""
-        mapped, emit, wants = self._map, self._emit, isinstance(self._map, partial)
-        at = 0
+        mapped, wants, at = self._map, isinstance(self._map, partial), 0
         while at < len(values):
             try:
                 for at, value in enumerate(values[at:] if at else values, at):  # noqa: B020
                     if wants:
                         self._context.where = where(at)
-                    made = list(pairs_of(mapped(value)))
-                    self._pass_on(made, emit)
-                at += 1
+                    self._pass_on(list(pairs_of(mapped(value))))
+                return
             except (DefinitionError, TaskFailed):
                 raise
             except Exception as error:
                 self._failed(where(at), error)
                 at += 1
 
-    def pair(self, key: Any, value: Any) -> None:
-        """One pair of the step before. Raises TaskFailed."""
-        try:
-            self._pass_on(list(pairs_of(self._map(key, value))), self._emit)
-        except (DefinitionError, TaskFailed):
-            raise
-        except Exception as error:
-            raise TaskFailed(f"map failed at key {key!r}: {error!r}", user_traceback(error)) from error
+    def pairs(self, pairs: list[Pair]) -> None:
+        """Pairs of the step before. Raises TaskFailed."""
+        for key, value in pairs:
+            try:
+                self._pass_on(list(pairs_of(self._map(key, value))))
+            except (DefinitionError, TaskFailed):
+                raise
+            except Exception as error:
+                raise TaskFailed(f"map failed at key {key!r}: {error!r}", user_traceback(error)) from error
 
-    def _pass_on(self, made: list[Any], emit: Emit) -> None:
+    def _pass_on(self, made: list[Any]) -> None:
+        if set(map(type, made)) <= _PAIR:
+            self._emit(made)
+            return
         for pair in made:
-            if type(pair) is tuple and len(pair) == 2:
-                emit(*pair)
-            elif type(pair) is To:
+            if type(pair) is To:
                 self._side(pair)
             else:
-                raise DefinitionError(f"map must yield pairs (key, value), or sk.To(...); it yielded {pair!r}")
+                self._emit([checked_pair(pair, "map")])
 
     def _failed(self, where: str, error: Exception) -> None:
         trace = user_traceback(error)
@@ -84,37 +87,50 @@ class Mapper:
         skipped.append(Skipped(where, repr(error), trace if not skipped else ""))
 
 
+_PAIR = {tuple}
+
+
 class Shuffled:
     """Collects pairs, and hands over rows of the shuffle; combines them before where the step can."""
 
-    def __init__(self, step: Step, pairs: Pairs, context: TaskContext, write: Callable[[pl.DataFrame], None]) -> None:
-        self._pairs, self._write = pairs, write
+    def __init__(
+        self, step: Step, pairs: Pairs, context: TaskContext, write: Callable[[pl.DataFrame], None], memory: int
+    ) -> None:
+        self._pairs, self._write, self._memory = pairs, write, memory
         self._combine = None if step.combine is None else combining(bound(step.combine, context))
-        self._groups: dict[Any, list[Any]] = {}
+        self._groups: defaultdict[Any, list[Any]] = defaultdict(list)
         self._keys: list[Any] = []
         self._values: list[Any] = []
-        self._waiting = 0
+        self._waiting, self._limit = 0, WAITING
         self.emit: Emit = self._flat if self._combine is None else self._grouped
 
-    def _flat(self, key: Any, value: Any) -> None:
-        self._keys.append(key)
-        self._values.append(value)
+    def _flat(self, pairs: list[Pair]) -> None:
+        for key, value in _two(pairs):
+            self._keys.append(key)
+            self._values.append(value)
         if len(self._keys) >= WAITING:
             self.close()
 
-    def _grouped(self, key: Any, value: Any) -> None:
+    def _grouped(self, pairs: list[Pair]) -> None:
+        groups = self._groups
         try:
-            self._groups[key].append(value)
-        except KeyError:
-            self._groups[key] = [value]
+            for key, value in _two(pairs):
+                groups[key].append(value)
         except TypeError as error:
-            raise DefinitionError(f"a key must be hashable; got {key!r}: {error}") from None
-        self._waiting += 1
-        if self._waiting >= WAITING:
+            raise DefinitionError(f"a key must be hashable: {error}") from None
+        self._waiting += len(pairs)
+        if self._waiting >= self._limit:
             self._combine_all()
-            self._waiting = sum(map(len, self._groups.values()))
-            if 2 * self._waiting >= WAITING:  # combining makes too little room: what there is goes out
+            self._limit = self._room()
+            self._waiting = sum(map(len, groups.values()))
+            if 2 * self._waiting >= self._limit:  # combining makes too little room: what there is goes out
                 self._hand_over()
+
+    def _room(self) -> int:
+        """How many values may wait, by what some of them weigh: the more wait, the more are combined."""
+        some = [values[0] for values in islice(self._groups.values(), 64)]
+        weight = sum(map(len, self._pairs.dump(some))) // max(1, len(some)) + _OBJECT
+        return min(MOST_WAITING, max(WAITING, self._memory // 4 // weight))
 
     def close(self) -> None:
         """Hand over what waits."""
@@ -128,17 +144,33 @@ class Shuffled:
 
     def _combine_all(self) -> None:
         assert self._combine is not None
-        combine = self._combine
-        self._groups = {k: combine(k, v) if len(v) > 1 else v for k, v in self._groups.items()}
+        combine, groups = self._combine, self._groups
+        for key, values in groups.items():
+            if len(values) > 1:
+                groups[key] = combine(key, values)
 
     def _hand_over(self) -> None:
         for key, values in self._groups.items():
             self._keys += [key] * len(values)
             self._values += values
-        self._groups, self._waiting = {}, 0
+        self._groups.clear()
+        self._waiting = 0
         frame = self._pairs.frame(self._keys, self._values)
         self._keys, self._values = [], []
         self._write(frame)
+
+
+def _two(pairs: list[Pair]) -> list[Pair]:
+    """Raises DefinitionError where one is not of two."""
+    if set(map(len, pairs)) - {2}:
+        raise DefinitionError(f"a pair is (key, value); got {next(p for p in pairs if len(p) != 2)!r}")
+    return pairs
+
+
+def checked_pair(made: Any, name: str) -> Pair:
+    if type(made) is tuple and len(made) == 2:
+        return made
+    raise DefinitionError(f"{name} must yield pairs (key, value), or sk.To(...); it yielded {made!r}")
 
 
 def combining(function: Callable[..., Any]) -> Callable[[Any, list[Any]], list[Any]]:
@@ -166,7 +198,7 @@ def reduced(
         context.where = f"key {key!r}"
         try:
             for made in pairs_of(reduce(key, map(second, group))):
-                yield key, _checked(made)
+                yield key, made if type(made) is To else checked_pair(made, "reduce")
         except (DefinitionError, TaskFailed):
             raise
         except Exception as error:
@@ -177,9 +209,3 @@ def _sorted_pairs(pairs: Pairs, context: TaskContext, rows: Iterable[pl.DataFram
     for frame in rows:
         context.done.records += len(frame)
         yield from zip(frame[KEY].to_list(), pairs.load(frame[VALUE].to_list()), strict=True)
-
-
-def _checked(made: Any) -> Pair | To:
-    if (type(made) is tuple and len(made) == 2) or type(made) is To:
-        return made
-    raise DefinitionError(f"reduce must yield pairs (key, value), or sk.To(...); it yielded {made!r}")

@@ -98,7 +98,7 @@ class _Work:
 
     def _records(self) -> None:
         shuffled = self._shuffled()
-        emit = shuffled.emit if shuffled is not None else self._part(MAIN).add
+        emit = shuffled.emit if shuffled is not None else self._part(MAIN).extend
         step = self._step
         if self._before is None:
             assert step is not None
@@ -113,7 +113,7 @@ class _Work:
     def _reduce_records(self, before: Step, emit: Any) -> None:
         step, served = self._step, self._job.served and self._step is None
         if step is not None and step.map is not None:
-            emit = Mapper(step, self._context, emit, self._aside, 0).pair
+            emit = Mapper(step, self._context, emit, self._aside, 0).pairs
         pairs, last = Pairs(before, self._stages.partitions), None
         for key, made in reduced(before, pairs, self._context, self._sorted(pairs.order)):
             if isinstance(made, To):
@@ -122,7 +122,7 @@ class _Work:
             if served:
                 _check_served(key, made, last)
                 last = (key,)
-            emit(*made)
+            emit([made])
 
     def _shuffled(self) -> Shuffled | None:
         """None where the pairs are the result."""
@@ -130,7 +130,7 @@ class _Work:
         if step is None or step.reduce is None:
             return None
         pairs = Pairs(step, self._stages.partitions)
-        return Shuffled(step, pairs, self._context, self._to_shuffle(pairs.order).add)
+        return Shuffled(step, pairs, self._context, self._to_shuffle(pairs.order).add, self._stages.memory)
 
     def _aside(self, pair: To) -> None:
         self._part(pair.output).add(pair.key, pair.value)
