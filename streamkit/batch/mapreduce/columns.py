@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from streamkit.batch.mapreduce.pairs import PARTITION
+from streamkit.batch.mapreduce.pairs import PARTITION, TIE
 from streamkit.batch.mapreduce.records import bound
 from streamkit.batch.mapreduce.task import TaskContext, TaskFailed, user_traceback
 from streamkit.errors import DefinitionError
@@ -17,10 +17,9 @@ REDUCE_ROWS = 65_536
 """Rows that a frame of `reduce` has at least, if there are so many."""
 
 
-def order_of(step: Step, schema: pl.Schema) -> list[str]:
-    """Key, sort, then all else: what the rows of a shuffle are sorted by."""
-    first = [*step.keys, *step.sorts]
-    return [*first, *(name for name in schema if name not in first and name != PARTITION)]
+def order_of(step: Step) -> list[str]:
+    """What the rows of a shuffle are sorted by."""
+    return [*step.keys, *step.sorts, TIE]
 
 
 def placed(step: Step, frame: pl.DataFrame, partitions: int) -> pl.DataFrame:
@@ -37,7 +36,9 @@ def placed(step: Step, frame: pl.DataFrame, partitions: int) -> pl.DataFrame:
         column = pl.Series([step.partition(k[0] if only else k, partitions) for k in keys], dtype=pl.UInt32)
     else:
         column = (frame.select(step.keys).hash_rows(seed=0) % partitions).cast(pl.UInt32)
-    return frame.with_columns(column.alias(PARTITION))
+    rest = frame.drop(step.keys, step.sorts)
+    tie = rest.hash_rows(seed=1) if rest.width else pl.zeros(len(frame), pl.UInt64, eager=True)
+    return frame.with_columns(column.alias(PARTITION), tie.alias(TIE))
 
 
 def call(name: str, function: Callable[..., Any], context: TaskContext, frame: pl.DataFrame) -> Iterator[pl.DataFrame]:
@@ -60,7 +61,7 @@ def combiner(step: Step, context: TaskContext, partitions: int) -> Callable[[pl.
     combine = step.combine
 
     def combined(rows: pl.DataFrame) -> pl.DataFrame:
-        made = list(call("combine", combine, context, rows.drop(PARTITION)))
+        made = list(call("combine", combine, context, rows.drop(PARTITION, TIE)))
         return placed(step, pl.concat(made), partitions) if made else rows.clear()
 
     return combined
@@ -72,7 +73,7 @@ def whole_keys(step: Step, rows: Iterable[pl.DataFrame], context: TaskContext) -
     count = 0
     for frame in rows:
         context.done.records += len(frame)
-        waiting.append(frame)
+        waiting.append(frame.drop(TIE))
         count += len(frame)
         if count < REDUCE_ROWS:
             continue

@@ -12,6 +12,7 @@ import signal
 import statistics
 import threading
 import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -242,10 +243,12 @@ def _run(task: Task, counters: Mapping[str, int]) -> Done | _Failure:
         return _Failure("TaskFailed", str(error), error.trace)
     except BadRecord as error:
         return _Failure("BadRecord", str(error))
-    except (OSError, MemoryError, BrokerUnreachable) as error:
-        return _Failure(type(error).__name__, f"{type(error).__name__}: {error}", again=True)
+    except BrokerUnreachable as error:
+        return _Failure(type(error).__name__, str(error), again=True)
     except StreamkitError as error:
         return _Failure(type(error).__name__, str(error))
+    except Exception as error:  # a full disk, memory that is not to be had, ...: the user's own code raises TaskFailed
+        return _Failure(type(error).__name__, f"{type(error).__name__}: {error}", traceback.format_exc(), again=True)
 
 
 def cores() -> int:

@@ -13,8 +13,12 @@ from streamkit.errors import DefinitionError
 from streamkit.keys import encode_keys
 from streamkit.mapreduce import MapReduce, Step, pair_types
 
-KEY, SORT, VALUE, PARTITION = "__key", "__sort", "__value", "__p"
-"""The columns of pairs in the shuffle, and of the reduce task that a row goes to."""
+KEY, SORT, VALUE = "__key", "__sort", "__value"
+"""The columns of pairs in the shuffle."""
+PARTITION, TIE = "__p", "__tie"
+"""Beside them: the reduce task that a row goes to, and a hash of what the order does not hold. Rows of one key and sort
+come in the order of that hash, so that a result is the same to the bit however the input was divided; sorting by what
+they hold would take as long as it is."""
 
 
 class Values:
@@ -57,7 +61,7 @@ class Pairs:
     def __init__(self, step: Step, partitions: int) -> None:
         self._step, self._partitions = step, partitions
         self._values = Values(step)
-        self.order = [KEY, *([SORT] if step.sort is not None else []), VALUE]
+        self.order = [KEY, *([SORT] if step.sort is not None else []), TIE]
 
     def frame(self, keys: Sequence[Any], values: Sequence[Any]) -> pl.DataFrame:
         """Raises DefinitionError for a key or value that cannot be one."""
@@ -65,7 +69,8 @@ class Pairs:
         columns = [self._places(keys, encoded), encoded]
         if callable(self._step.sort):
             columns.append(pl.Series(SORT, encode_keys([self._step.sort(v) for v in values]), dtype=pl.Binary))
-        return pl.DataFrame([*columns, pl.Series(VALUE, self._values.dump(values), dtype=pl.Binary)])
+        dumped = pl.Series(VALUE, self._values.dump(values), dtype=pl.Binary)
+        return pl.DataFrame([*columns, dumped, dumped.hash(seed=1).alias(TIE)])
 
     def load(self, dumped: Sequence[bytes]) -> list[Any]:
         return self._values.load(dumped)

@@ -21,10 +21,12 @@ from streamkit.mapreduce import Step, To, pairs_of, takes_context
 Pair = tuple[Any, Any]
 Emit = Callable[[list[Pair]], None]
 
-WAITING, MOST_WAITING = 50_000, 1_000_000
-"""Pairs that wait before they become rows; with `combine`, values that wait before they are combined, and the most."""
+FIRST, MOST, MOST_COMBINED = 1_000, 50_000, 1_000_000
+"""Pairs that wait before they become rows (with `combine`: before they are combined): at first, and at most."""
 _OBJECT = 100
 """Bytes that a value takes in memory beside what it weighs when it is written."""
+_WAITING_SHARE = 8
+"""Of a task's memory, pairs take so much while they wait; as rows they are there once more."""
 
 
 def bound(function: Callable[..., Any], context: TaskContext) -> Callable[..., Any]:
@@ -101,14 +103,15 @@ class Shuffled:
         self._groups: defaultdict[Any, list[Any]] = defaultdict(list)
         self._keys: list[Any] = []
         self._values: list[Any] = []
-        self._waiting, self._limit = 0, WAITING
+        self._waiting, self._limit = 0, FIRST
         self.emit: Emit = self._flat if self._combine is None else self._grouped
 
     def _flat(self, pairs: list[Pair]) -> None:
         for key, value in _two(pairs):
             self._keys.append(key)
             self._values.append(value)
-        if len(self._keys) >= WAITING:
+        if len(self._keys) >= self._limit:
+            self._limit = self._room(self._values, MOST)
             self.close()
 
     def _grouped(self, pairs: list[Pair]) -> None:
@@ -121,16 +124,16 @@ class Shuffled:
         self._waiting += len(pairs)
         if self._waiting >= self._limit:
             self._combine_all()
-            self._limit = self._room()
+            self._limit = self._room((values[0] for values in groups.values()), MOST_COMBINED)
             self._waiting = sum(map(len, groups.values()))
             if 2 * self._waiting >= self._limit:  # combining makes too little room: what there is goes out
                 self._hand_over()
 
-    def _room(self) -> int:
-        """How many values may wait, by what some of them weigh: the more wait, the more are combined."""
-        some = [values[0] for values in islice(self._groups.values(), 64)]
+    def _room(self, values: Iterable[Any], most: int) -> int:
+        """How many values may wait, by what some of them weigh."""
+        some = list(islice(values, 64))
         weight = sum(map(len, self._pairs.dump(some))) // max(1, len(some)) + _OBJECT
-        return min(MOST_WAITING, max(WAITING, self._memory // 4 // weight))
+        return max(FIRST, min(most, self._memory // _WAITING_SHARE // weight))
 
     def close(self) -> None:
         """Hand over what waits."""

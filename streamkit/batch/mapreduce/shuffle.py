@@ -1,9 +1,8 @@
 """The shuffle: sorted runs on disk, written by the tasks of one stage, and read, a partition at a time, by the next.
 
 A task's rows wait in memory until they are as many bytes as it may have, are then sorted and written as one *run*: a
-Parquet file in the order of partition, key, sort and the rest. A partition is read by DuckDB, which sorts the rows of
-all runs with the memory it is given and spills what is beyond it. Rows that are equal in key and sort are in the order
-of what else they hold: the result is the same however the input was divided.
+Parquet file in the order of partition, key, sort and tie. A partition is read by DuckDB, which sorts the rows of all
+runs with the memory it is given and spills what is beyond it.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import duckdb
 import polars as pl
+import pyarrow.parquet as pq
 
 from streamkit.batch.mapreduce.pairs import PARTITION
 
@@ -67,8 +67,7 @@ class RunWriter:
     def _write(self) -> None:
         rows = pl.concat(self._waiting)
         self._waiting, self._bytes = [], 0
-        sortable = [PARTITION, *(name for name in self._order if not rows.schema[name].is_nested())]
-        rows = rows.sort(sortable)
+        rows = rows.sort(PARTITION, *self._order)
         path = self._folder / f"run-{self.runs:05}.parquet"
         # A partition is read by the row groups that hold it: small ones, or each reader would decode its neighbours'.
         groups = max(1_024, min(_GROUP_ROWS, len(rows) // self._partitions))
@@ -81,29 +80,36 @@ class RunWriter:
 def read_sorted(
     runs: Sequence[Path], partition: int, order: Sequence[str], memory: int, temporary: Path
 ) -> Iterator[pl.DataFrame]:
-    """The rows of one partition in order, BATCH_ROWS at a time, with at most about `memory` bytes held."""
+    """The rows of one partition in order, BATCH_ROWS at most at a time, with at most about `memory` bytes held."""
     if not runs:
         return
     schema = pl.read_parquet_schema(runs[0])
     columns = [name for name in schema if name != PARTITION]
-    sortable = [name for name in order if not schema[name].is_nested()]
-    listed, by = ", ".join(map(_quoted, columns)), ", ".join(map(_quoted, sortable))
+    listed, by = ", ".join(map(_quoted, columns)), ", ".join(map(_quoted, order))
+    rows = max(2_048, min(BATCH_ROWS, memory // 32 // _row_bytes(runs[0])))
     settings: dict[str, str | bool | int | float | list[str]] = {
-        "memory_limit": f"{max(memory, _LEAST_MEMORY) >> 20}MiB",
+        "memory_limit": f"{max(memory // 2, _LEAST_MEMORY) >> 20}MiB",
         "threads": 1,
         "temp_directory": os.fspath(temporary),
         "preserve_insertion_order": False,
     }
     with duckdb.connect(config=settings) as database:
+        database.execute("SET enable_progress_bar = false")
         found = database.sql(
             f"SELECT {listed} FROM read_parquet(?) WHERE {PARTITION} = ? ORDER BY {by}",
             params=[[os.fspath(run) for run in runs], partition],
         )
         wanted = {name: schema[name] for name in columns}
-        for batch in found.to_arrow_reader(BATCH_ROWS):
+        for batch in found.to_arrow_reader(rows):
             frame = pl.from_arrow(batch)
             assert isinstance(frame, pl.DataFrame)
             yield frame.cast(wanted)  # type: ignore[arg-type]
+
+
+def _row_bytes(run: Path) -> int:
+    """What a row of a run weighs, unpacked."""
+    first = pq.read_metadata(run).row_group(0)
+    return 1 + int(first.total_byte_size) // max(1, int(first.num_rows))
 
 
 def _quoted(name: str) -> str:

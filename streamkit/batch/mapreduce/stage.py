@@ -160,9 +160,7 @@ class _Work:
                 yield batch.frame()
             return
         assert before.reduce is not None
-        runs = self._stages.runs(self._task.stage - 1)
-        order = frames.order_of(before, pl.read_parquet_schema(runs[0])) if runs else []  # type: ignore[arg-type]
-        for whole in frames.whole_keys(before, self._sorted(order), self._context):
+        for whole in frames.whole_keys(before, self._sorted(frames.order_of(before)), self._context):
             self._context.where = f"keys {whole.select(before.keys).row(0)} to {whole.select(before.keys).row(-1)}"
             yield from frames.call("reduce", before.reduce, self._context, whole)
 
@@ -170,7 +168,7 @@ class _Work:
         placed = frames.placed(step, frame, self._stages.partitions)
         if self._writer is None:
             combine = frames.combiner(step, self._context, self._stages.partitions)
-            self._to_shuffle(frames.order_of(step, placed.schema), combine)
+            self._to_shuffle(frames.order_of(step), combine)
         assert self._writer is not None
         self._writer.add(placed)
 
@@ -201,8 +199,8 @@ class _Work:
 
     def _to_shuffle(self, order: list[str], combine: Any = None) -> RunWriter:
         stages = self._stages
-        # What sorts a run holds it twice, and what is encoded meanwhile comes on top.
-        self._writer = RunWriter(self._folder, order, stages.partitions, stages.memory // 4, combine)
+        # What sorts a run holds it twice, and what writes it once more.
+        self._writer = RunWriter(self._folder, order, stages.partitions, stages.memory // 6, combine)
         return self._writer
 
     def _file(self, output: str) -> Path:
