@@ -23,6 +23,7 @@ from typing import Any, Protocol
 from pebble import ProcessExpired, ProcessPool
 
 from streamkit.batch.local import leave_with_parent
+from streamkit.batch.mapreduce.shuffle import LEAST_MEMORY
 from streamkit.batch.mapreduce.stage import Stages
 from streamkit.batch.mapreduce.task import Done, Task, TaskFailed
 from streamkit.errors import BadRecord, BrokerUnreachable, StreamkitError
@@ -36,9 +37,8 @@ TRIES = 3
 SLOW = 2.0
 """A task that takes so many times the median of its stage, while a process has nothing to do, is begun once more."""
 _LEAST_SECONDS = 2.0
-_BASE = 160 << 20
+_BASE = 150 << 20
 """What a process takes that has imported all and holds no data yet."""
-_LEAST_DATA = 64 << 20
 
 
 class JobRunner(Protocol):
@@ -79,8 +79,8 @@ class Share:
         """
         if memory is None:
             return cls(processes, 256 << 20)
-        fit = max(1, min(processes, (memory - _BASE) // (_BASE + _LEAST_DATA)))
-        return cls(fit, max(_LEAST_DATA, (memory - _BASE - fit * _BASE) // fit))
+        fit = max(1, min(processes, (memory - _BASE) // (_BASE + LEAST_MEMORY)))
+        return cls(fit, max(LEAST_MEMORY, (memory - _BASE) // fit - _BASE))
 
 
 @dataclass

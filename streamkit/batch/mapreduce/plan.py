@@ -18,6 +18,8 @@ from streamkit.topic import Topic
 
 SPLIT_RECORDS = 250_000
 MOST_PARTITIONS = 64
+LAYOUT = 1
+"""Of what tasks leave behind: a run that was stopped before it changed begins anew."""
 
 
 class JobPlan(msgspec.Struct, frozen=True):
@@ -32,8 +34,8 @@ class JobPlan(msgspec.Struct, frozen=True):
     cuts: dict[str, Cut]
     splits: tuple[Split, ...]
     partitions: int
-    polars: str = pl.__version__
-    """Rows are shared out by polars' hash, which is another in another version."""
+    versions: str = f"layout {LAYOUT}, polars {pl.__version__}"
+    """What the tasks that are done were done by: rows are shared out by polars' hash, another in each version."""
 
     def tasks(self, stage: int) -> list[Task]:
         """The tasks of a stage."""

@@ -19,8 +19,8 @@ from streamkit.batch.mapreduce.pairs import PARTITION
 
 BATCH_ROWS = 65_536
 _GROUP_ROWS = 16_384
-_LEAST_MEMORY = 48 << 20
-"""DuckDB's sort needs some tens of MB whatever it sorts."""
+LEAST_MEMORY = 192 << 20
+"""With less, DuckDB's sort gives up on rows of a KB, of which a partition holds more: it merges what it has spilled."""
 
 
 class RunWriter:
@@ -88,7 +88,7 @@ def read_sorted(
     listed, by = ", ".join(map(_quoted, columns)), ", ".join(map(_quoted, order))
     rows = max(2_048, min(BATCH_ROWS, memory // 32 // _row_bytes(runs[0])))
     settings: dict[str, str | bool | int | float | list[str]] = {
-        "memory_limit": f"{max(memory // 2, _LEAST_MEMORY) >> 20}MiB",
+        "memory_limit": f"{max(memory, LEAST_MEMORY) >> 20}MiB",
         "threads": 1,
         "temp_directory": os.fspath(temporary),
         "preserve_insertion_order": False,
