@@ -140,6 +140,8 @@ class Answers(Protocol):
 
     def scan(self, job: MapReduce) -> Iterator[Answer]: ...
 
+    def parse_key(self, job: MapReduce, texts: Sequence[str]) -> Any: ...
+
 
 @dataclass(frozen=True)
 class MapReduce:
@@ -185,6 +187,10 @@ class MapReduce:
     def scan(self) -> Iterator[Answer]:
         """Answers for all keys of a served result."""
         return self._connected().scan(self)
+
+    def parse_key(self, texts: Sequence[str]) -> Any:
+        """The key whose parts are these texts: of a command line, or of a URL. Raises DefinitionError."""
+        return self._connected().parse_key(self, texts)
 
     def _connected(self) -> Answers:
         answers: Answers | None = getattr(self, "_answers", None)

@@ -17,7 +17,7 @@ from streamkit.cli.options import BROKERS, CLIENT_CONFIG, DATA, TOPOLOGY, VIEW, 
 from streamkit.errors import DefinitionError
 from streamkit.folder import DataFolder
 from streamkit.log.base import Log
-from streamkit.serving.answer_json import answer_json, cut_json, iso_time, parse_span, parse_time, plain
+from streamkit.serving.answer_json import answer_json, iso_time, parse_span, parse_time, plain, result_json
 from streamkit.serving.connect import open_serving
 from streamkit.serving.merge import Page
 from streamkit.serving.results import Results
@@ -106,10 +106,9 @@ def query_job(
         answers = [a for a in itertools.islice(found, limit or (None if as_json else TABLE_ROWS)) if a.found]
     if as_json:
         for answer in answers:
-            line = {"mapreduce": name, "key": plain(answer.key), "value": plain(answer.value), "lag": answer.lag}
-            typer.echo(msgspec.json.encode({**line, "cut": cut_json(answer.cut), "as_of": iso_time(answer.as_of)}))
+            typer.echo(msgspec.json.encode(result_json(answer)))
     elif answers:
-        table = Table(*["key"] * len(answers[0].key), *answers[0].value)
+        table = Table(*results.key_names(job, len(answers[0].key)), *answers[0].value)
         for answer in answers:
             table.add_row(*map(_cell, answer.key), *map(_cell, answer.value.values()))
         out.print(table, soft_wrap=False)

@@ -40,7 +40,7 @@ def serve(
 ) -> None:
     """Answer for a topology's Views over HTTP, as JSON, until Ctrl-C or SIGTERM.
 
-    /openapi.json describes it: /views, /views/VIEW/answer, /views/VIEW/answers, /health, /metrics. It has no
+    /openapi.json describes it: /views, /views/VIEW/answer[s], /mapreduce/JOB/answer, /health, /metrics. It has no
     authentication: put a proxy that has before it, where others can reach HOST.
 
     Examples:  streamkit serve topologies/ad_clicks.py   |   streamkit serve app.py --port 9000 --stale-seconds 0

@@ -55,6 +55,19 @@ def answer_json(view: View, answer: Answer) -> dict[str, Any]:
     }
 
 
+def result_json(answer: Answer) -> dict[str, Any]:
+    """An Answer of a MapReduce result as JSON's own types."""
+    return {
+        "mapreduce": answer.view,
+        "key": list(map(plain, answer.key)),
+        "found": answer.found,
+        "value": plain(answer.value),
+        "cut": cut_json(answer.cut),
+        "lag": answer.lag,
+        "as_of": iso_time(answer.as_of),
+    }
+
+
 def window_json(window: tuple[int, int]) -> dict[str, Any]:
     start, end = window
     return {"start": plain(start), "end": plain(end), "start_time": iso_time(start), "end_time": iso_time(end)}

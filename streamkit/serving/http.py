@@ -30,7 +30,7 @@ from streamkit.errors import (
     TopicChanged,
 )
 from streamkit.serving import http_models as models
-from streamkit.serving.answer_json import answer_json, cut_json, iso_time, parse_span, parse_time
+from streamkit.serving.answer_json import answer_json, cut_json, iso_time, parse_span, parse_time, result_json
 from streamkit.serving.http_metrics import Measured, Metrics
 from streamkit.serving.merge import Serving
 from streamkit.serving.seam import Seam
@@ -44,6 +44,8 @@ VIEW = Annotated[
         description="A View's name: see `/views`. NAME@VERSION is one version, in force or not.", examples=["campaign"]
     ),
 ]
+
+JOB = Annotated[str, Path(description="The name of a MapReduce job that is `served`.", examples=["words"])]
 
 _STATUS: tuple[tuple[type[StreamkitError], int], ...] = (
     (CutMismatch, 409),
@@ -96,6 +98,10 @@ def make_app(topology: Topology, serving: Serving) -> FastAPI:
     get("/views/{view}/answers", summary="A page of Answers", response_model=models.PageBody, responses=_problems())(
         api.answers
     )
+    get(
+        "/mapreduce/{job}/answer", summary="One Answer of a MapReduce result", response_model=models.ResultBody,
+        responses=_problems(),
+    )(api.result)  # fmt: skip
     get("/health", summary="Health", response_model=models.HealthBody, responses=_problems(503))(api.health)
     text: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
     get("/metrics", summary="Metrics", response_class=Response, responses=text)(api.metrics)
@@ -142,6 +148,14 @@ class _Api:
             "next": None if last is None else _cursor(found, Slot(last.key, *(last.window or (0, 0)))),
         }
         return _json(body)
+
+    def result(self, job: JOB, query: Annotated[models.ResultQuery, Query()]) -> Response:
+        """What the newest result of a served MapReduce job has for one key; `found` is false where it has nothing."""
+        if job not in self._topology.jobs:
+            raise UnknownView(f"topology {self._topology.name!r} has no mapreduce {job!r}; {_named(self._topology)}")
+        found = self._topology.find_job(job)
+        key = found.parse_key(query.key)
+        return _json(result_json(found.get(*(key if isinstance(key, tuple) else (key,)))))
 
     def health(self) -> Response:
         """200 while the broker answers and the state can be read, else 503 with the reason.
@@ -279,6 +293,11 @@ def _batch(batch: BatchView) -> dict[str, Any]:
         "rejected": batch.rejected,
         "proof": None if batch.proof is None else msgspec.to_builtins(batch.proof),
     }
+
+
+def _named(topology: Topology) -> str:
+    served = [name for name, job in topology.jobs.items() if job.served]
+    return f"it serves {', '.join(served) or 'none'}"
 
 
 def _status(error: StreamkitError) -> int:

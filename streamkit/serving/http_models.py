@@ -96,6 +96,22 @@ class PageBody(Body):
     next: str | None = Field(description="Give it as `after` for the page that follows; null on the last one.")
 
 
+class ResultQuery(Body):
+    key: list[str] = Field(description="The key's parts, each as its own `key=`, as its columns' types have them.")
+
+
+class ResultBody(Body):
+    """What a MapReduce result has for a key: made of all records before `cut`, and of none other."""
+
+    mapreduce: str = Field(examples=["words"])
+    key: list[Any] = Field(examples=[["the"]])
+    found: bool = Field(description="false where the result has nothing for the key.")
+    value: dict[str, Any] = Field(description="The result's columns, without those of the key.", examples=[{"n": 9}])
+    cut: CutBody
+    lag: int | None = Field(description="Records on the log that came after the Cut.", examples=[0])
+    as_of: str = Field(description="When the result was published.", examples=["2023-11-14T22:13:31.25Z"])
+
+
 class KeyPart(Body):
     name: str = Field(examples=["campaign_id"])
     type: str = Field(description="text, integer, boolean or bytes.", examples=["text"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,16 @@ _KEY = "__key"
 
 
 class Results:
-    """Answers from the newest published result of each `served` job; `folder` is the topology's mapreduce folder."""
+    """Answers from the newest published result of each `served` job; `folder` is the topology's mapreduce folder.
+
+    Threads may share it.
+    """
 
     def __init__(self, log: Log, topology: Topology, folder: Path) -> None:
         self._log, self._topology, self._folder = log, topology, folder
         self._control = ControlTopic(log, topology.name)
         self._checked: set[str] = set()
+        self._lock = threading.Lock()
 
     def close(self) -> None:
         self._control.close()
@@ -56,8 +61,9 @@ class Results:
             raise DefinitionError(
                 f"mapreduce {job.name!r} is not served: declare it with served=True, and run it again"
             )
-        self._control.catch_up()
-        results = self._control.published.results(job.name)
+        with self._lock:
+            self._control.catch_up()
+            results = self._control.published.results(job.name)
         if not results:
             raise StateMissing(f"mapreduce {job.name!r} has no result yet: `streamkit mapreduce TOPOLOGY {job.name}`")
         for topic, cut in results[0].cuts.items():
@@ -66,6 +72,10 @@ class Results:
                     f"mapreduce {job.name!r}: topic {topic!r} was deleted and made again since its result; run it again"
                 )
         return results[0]
+
+    def key_names(self, job: MapReduce, parts: int) -> list[str]:
+        """What the parts of a key are called in the result."""
+        return self._rows(job, self.newest(job)).collect_schema().names()[1 : 1 + parts]
 
     def parse_key(self, job: MapReduce, texts: Sequence[str]) -> Any:
         """The key whose parts are these texts, of the types that the result's columns have. Raises DefinitionError."""
