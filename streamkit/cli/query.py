@@ -108,7 +108,7 @@ def query_job(
         for answer in answers:
             typer.echo(msgspec.json.encode(result_json(answer)))
     elif answers:
-        table = Table(*results.key_names(job, len(answers[0].key)), *answers[0].value)
+        table = Table(*results.key_columns(job), *answers[0].value)
         for answer in answers:
             table.add_row(*map(_cell, answer.key), *map(_cell, answer.value.values()))
         out.print(table, soft_wrap=False)

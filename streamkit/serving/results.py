@@ -44,7 +44,7 @@ class Results:
         frame = self._rows(job, result).filter(pl.col(_KEY) == pl.lit(encode_key(key))).collect()
         lag = self._lag(result)
         if not len(frame):
-            return _answer(job, result, lag, key if isinstance(key, tuple) else (key,), None)
+            return _answer(job, result, lag, _parts(key), None)
         return _row_answer(job, result, lag, frame.row(0, named=True))
 
     def scan(self, job: MapReduce) -> Iterator[Answer]:
@@ -73,18 +73,24 @@ class Results:
                 )
         return results[0]
 
-    def key_names(self, job: MapReduce, parts: int) -> list[str]:
-        """What the parts of a key are called in the result."""
-        return self._rows(job, self.newest(job)).collect_schema().names()[1 : 1 + parts]
+    def key_columns(self, job: MapReduce) -> dict[str, pl.DataType]:
+        """The columns that a key's parts are; none where the result is empty."""
+        rows = self._rows(job, self.newest(job))
+        first = rows.head(1).collect()
+        parts = len(_parts(decode_key(first[_KEY][0]))) if len(first) else 0
+        return dict(list(first.schema.items())[1 : 1 + parts])
 
     def parse_key(self, job: MapReduce, texts: Sequence[str]) -> Any:
         """The key whose parts are these texts, of the types that the result's columns have. Raises DefinitionError."""
-        schema = list(self._rows(job, self.newest(job)).collect_schema().items())[1:]
-        if len(texts) > len(schema):
+        columns = self.key_columns(job)
+        if not columns:
+            return texts[0]  # nothing is found in an empty result, whatever the key
+        if len(texts) != len(columns):
             raise DefinitionError(
-                f"mapreduce {job.name!r}: {len(texts)} key parts are more than the result has columns"
+                f"mapreduce {job.name!r} is keyed by {', '.join(columns)}: give {len(columns)} key part(s), "
+                f"got {len(texts)}"
             )
-        parts = tuple(_parse(job, *column, text) for column, text in zip(schema, texts, strict=False))
+        parts = tuple(_parse(job, *column, text) for column, text in zip(columns.items(), texts, strict=True))
         return parts[0] if len(parts) == 1 else parts
 
     def _rows(self, job: MapReduce, result: JobResult) -> pl.LazyFrame:
@@ -117,8 +123,7 @@ class Results:
 
 
 def _row_answer(job: MapReduce, result: JobResult, lag: int, row: dict[str, Any]) -> Answer:
-    key = decode_key(row[_KEY])
-    parts = key if isinstance(key, tuple) else (key,)
+    parts = _parts(decode_key(row[_KEY]))
     values = dict(list(row.items())[1 + len(parts) :])
     return _answer(job, result, lag, parts, values)
 

@@ -26,4 +26,4 @@ def test_a_result_is_answered_by_key_and_what_is_not_there_is_told() -> None:
         assert sum(body["cut"]["offsets"].values()) == len(VISITS)
         assert client.body(path, {"key": "nobody"}, models.ResultBody)["found"] is False
         assert "it serves pages" in client.problem(404, "/mapreduce/none/answer", {"key": "u1"})
-        assert "fewer columns" in client.problem(400, path, {"key": ["u1", "u2", "u3"]})
+        assert "give 1 key part(s), got 2" in client.problem(400, path, {"key": ["u1", "u2"]})
