@@ -144,3 +144,7 @@ def _parse(job: MapReduce, name: str, kind: pl.DataType, text: str) -> Any:
     except (KeyError, ValueError):
         raise DefinitionError(f"mapreduce {job.name!r}: key {name!r} is {kind}, got {text!r}") from None
     return text
+
+
+def _parts(key: Any) -> tuple[Any, ...]:
+    return key if isinstance(key, tuple) else (key,)
