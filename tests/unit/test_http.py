@@ -447,7 +447,7 @@ class TestDocument:
         document = client.body("/openapi.json")
         validate(document)
         assert set(document["paths"]) == {
-            "/views", "/views/{view}/answer", "/views/{view}/answers", "/health", "/metrics",
+            "/views", "/views/{view}/answer", "/views/{view}/answers", "/mapreduce/{job}/answer", "/health", "/metrics",
         }  # fmt: skip
 
     def test_describes_every_parameter_and_error(self, client: Client) -> None:

@@ -23,7 +23,6 @@ from typing import Any, Protocol
 from pebble import ProcessExpired, ProcessPool
 
 from streamkit.batch.local import leave_with_parent
-from streamkit.batch.mapreduce.shuffle import LEAST_MEMORY
 from streamkit.batch.mapreduce.stage import Stages
 from streamkit.batch.mapreduce.task import Done, Task, TaskFailed
 from streamkit.errors import BadRecord, BrokerUnreachable, StreamkitError
@@ -39,6 +38,7 @@ SLOW = 2.0
 _LEAST_SECONDS = 2.0
 _BASE = 150 << 20
 """What a process takes that has imported all and holds no data yet."""
+LEAST_MEMORY = 64 << 20
 
 
 class JobRunner(Protocol):

@@ -1,26 +1,28 @@
-"""The shuffle: sorted runs on disk, written by the tasks of one stage, and read, a partition at a time, by the next.
+"""The shuffle: sorted runs on disk, written by the tasks of one stage, and merged, a partition at a time, by the next.
 
 A task's rows wait in memory until they are as many bytes as it may have, are then sorted and written as one *run*: a
-Parquet file in the order of partition, key, sort and tie. A partition is read by DuckDB, which sorts the rows of all
-runs with the memory it is given and spills what is beyond it.
+Parquet file in the order of partition, key, sort and tie. A partition is read by merging all runs, some rows of each at
+a time: external merge sort (Knuth, The Art of Computer Programming 3, section 5.4). DuckDB, which sorts on disk too,
+gave up at 192 MiB on 1 GB of rows of a KB, and at 256 MiB on 5 GB; and what is sorted already need not be sorted again.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-import duckdb
+import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 
 from streamkit.batch.mapreduce.pairs import PARTITION
 
 BATCH_ROWS = 65_536
-_GROUP_ROWS = 16_384
-LEAST_MEMORY = 192 << 20
-"""With less, DuckDB's sort gives up on rows of a KB, of which a partition holds more: it merges what it has spilled."""
+_GROUP_BYTES, _GROUP_ROWS = 256 << 10, 16_384
+"""Of a row group, which is what is read of a run at once: at most."""
+_LEAST_GROUP = 64
+_RUN = "__run"
 
 
 class RunWriter:
@@ -69,49 +71,97 @@ class RunWriter:
         self._waiting, self._bytes = [], 0
         rows = rows.sort(PARTITION, *self._order)
         path = self._folder / f"run-{self.runs:05}.parquet"
-        # A partition is read by the row groups that hold it: small ones, or each reader would decode its neighbours'.
-        groups = max(1_024, min(_GROUP_ROWS, len(rows) // self._partitions))
+        # What is read at once is a row group, and of each run one is held: small ones, or many runs would be too much.
+        weight = max(1, int(rows.estimated_size()) // len(rows))
+        groups = max(_LEAST_GROUP, min(_GROUP_ROWS, _GROUP_BYTES // weight, len(rows) // self._partitions))
         rows.write_parquet(path, compression="lz4", row_group_size=groups, statistics=True)
         self.runs += 1
         self.rows += len(rows)
         self.bytes += path.stat().st_size
 
 
-def read_sorted(
-    runs: Sequence[Path], partition: int, order: Sequence[str], memory: int, temporary: Path
-) -> Iterator[pl.DataFrame]:
+def read_sorted(runs: Sequence[Path], partition: int, order: Sequence[str], memory: int) -> Iterator[pl.DataFrame]:
     """The rows of one partition in order, BATCH_ROWS at most at a time, with at most about `memory` bytes held."""
-    if not runs:
+    cursors = [c for number, run in enumerate(runs) if (c := _Cursor(number, run, partition)).left]
+    if not cursors:
         return
-    schema = pl.read_parquet_schema(runs[0])
-    columns = [name for name in schema if name != PARTITION]
-    listed, by = ", ".join(map(_quoted, columns)), ", ".join(map(_quoted, order))
-    rows = max(2_048, min(BATCH_ROWS, memory // 32 // _row_bytes(runs[0])))
-    settings: dict[str, str | bool | int | float | list[str]] = {
-        "memory_limit": f"{max(memory, LEAST_MEMORY) >> 20}MiB",
-        "threads": 1,
-        "temp_directory": os.fspath(temporary),
-        "preserve_insertion_order": False,
-    }
-    with duckdb.connect(config=settings) as database:
-        database.execute("SET enable_progress_bar = false")
-        found = database.sql(
-            f"SELECT {listed} FROM read_parquet(?) WHERE {PARTITION} = ? ORDER BY {by}",
-            params=[[os.fspath(run) for run in runs], partition],
-        )
-        wanted = {name: schema[name] for name in columns}
-        for batch in found.to_arrow_reader(rows):
-            frame = pl.from_arrow(batch)
-            assert isinstance(frame, pl.DataFrame)
-            yield frame.cast(wanted)  # type: ignore[arg-type]
+    row_bytes = max(cursor.row_bytes for cursor in cursors)
+    rows = max(2_048, min(BATCH_ROWS, memory // 16 // row_bytes))
+    for merged in _Merge(cursors, order, memory // 4 // len(cursors) // row_bytes).frames():
+        yield from merged.iter_slices(rows)
 
 
-def _row_bytes(run: Path) -> int:
-    """What a row of a run weighs, unpacked."""
-    first = pq.read_metadata(run).row_group(0)
-    return 1 + int(first.total_byte_size) // max(1, int(first.num_rows))
+class _Cursor:
+    """What is still to be read of one run's part of a partition."""
+
+    def __init__(self, number: int, path: Path, partition: int) -> None:
+        self.number, self._path, self._partition = number, path, partition
+        self._metadata = pq.read_metadata(path)
+        place = self._metadata.schema.names.index(PARTITION)
+        groups = [self._metadata.row_group(i) for i in range(self._metadata.num_row_groups)]
+        spans = [group.column(place).statistics for group in groups]
+        self.left = [i for i, span in enumerate(spans) if span.min <= partition <= span.max]
+        self.row_bytes = 1 + max((g.total_byte_size // max(1, g.num_rows) for g in groups), default=0)
+
+    def read(self, rows: int) -> pl.DataFrame:
+        """The next row groups that hold so many rows, or one."""
+        count = 0
+        taken: list[int] = []
+        while self.left and (not taken or count < rows):
+            count += self._metadata.row_group(self.left[0]).num_rows
+            taken.append(self.left.pop(0))
+        with pq.ParquetFile(self._path, metadata=self._metadata) as file:
+            frame = pl.from_arrow(file.read_row_groups(taken, use_threads=False))
+        assert isinstance(frame, pl.DataFrame)
+        mine = frame.filter(pl.col(PARTITION) == self._partition).drop(PARTITION)
+        return mine.with_columns(pl.lit(self.number, pl.Int32).alias(_RUN))
 
 
-def _quoted(name: str) -> str:
-    doubled = name.replace('"', '""')
-    return f'"{doubled}"'
+class _Merge:
+    """Merges runs: some rows of each are held; those up to the first place where one may go on are in order for good.
+
+    Every row that is yet to be read of a run comes after the last one held of it. So what is before the earliest of
+    these last ones, over all runs that go on, is complete.
+    """
+
+    def __init__(self, cursors: Sequence[_Cursor], order: Sequence[str], rows: int) -> None:
+        self._cursors = {cursor.number: cursor for cursor in cursors}
+        self._order, self._rows = list(order), max(1, rows)
+        self._eager = dict.fromkeys(self._cursors, 1)
+        """How many times its share is read of a run: twice as much whenever it alone has held up the others, as each
+        run does in its turn where the input was in order."""
+        self._held = pl.DataFrame()
+        self._counts: dict[int, int] = {}
+
+    def frames(self) -> Iterator[pl.DataFrame]:
+        while self._fill() or len(self._held):
+            yield self._take()
+
+    def _fill(self) -> bool:
+        """Read on in the runs of which little is left."""
+        fresh = []
+        for number, cursor in self._cursors.items():
+            wanted = self._rows * self._eager[number]
+            while cursor.left and 2 * self._counts.get(number, 0) < wanted:
+                frame = cursor.read(wanted)
+                self._counts[number] = self._counts.get(number, 0) + len(frame)
+                fresh.append(frame)
+        if fresh:
+            self._held = pl.concat([self._held, *fresh] if len(self._held) else fresh).sort(self._order)
+        return bool(fresh)
+
+    def _take(self) -> pl.DataFrame:
+        """The rows that are complete."""
+        runs = self._held[_RUN].to_numpy()
+        numbers, places = np.unique(runs[::-1], return_index=True)
+        last = {int(n): len(runs) - 1 - int(at) for n, at in zip(numbers, places, strict=True)}
+        open_ = [number for number, cursor in self._cursors.items() if cursor.left]
+        first = min(open_, key=lambda number: last[number], default=None)
+        end = len(runs) if first is None else last[first] + 1
+        if first is not None:
+            alone = 4 * end < len(runs)
+            self._eager[first] = min(2 * self._eager[first], len(self._cursors)) if alone else 1
+        taken, self._held = self._held[:end].drop(_RUN), self._held[end:]
+        left: Any = np.unique(runs[end:], return_counts=True)
+        self._counts = dict(zip(left[0].tolist(), left[1].tolist(), strict=True))
+        return taken

@@ -195,7 +195,7 @@ class _Work:
 
     def _sorted(self, order: list[str]) -> Iterator[pl.DataFrame]:
         stages, task = self._stages, self._task
-        return read_sorted(stages.runs(task.stage - 1), task.number, order, stages.memory, self._folder / "spilled")
+        return read_sorted(stages.runs(task.stage - 1), task.number, order, stages.memory)
 
     def _to_shuffle(self, order: list[str], combine: Any = None) -> RunWriter:
         stages = self._stages
