@@ -33,11 +33,11 @@ def placed(step: Step, frame: pl.DataFrame, partitions: int) -> pl.DataFrame:
     if step.partition is not None:
         keys = frame.select(step.keys).rows()
         only = len(step.keys) == 1
-        column = pl.Series([step.partition(k[0] if only else k, partitions) for k in keys], dtype=pl.UInt32)
+        column = pl.Series([step.partition(k[0] if only else k, partitions) for k in keys], dtype=pl.Int32)
     else:
-        column = (frame.select(step.keys).hash_rows(seed=0) % partitions).cast(pl.UInt32)
+        column = (frame.select(step.keys).hash_rows(seed=0) % partitions).cast(pl.Int32)
     rest = frame.drop(step.keys, step.sorts)
-    tie = rest.hash_rows(seed=1) if rest.width else pl.zeros(len(frame), pl.UInt64, eager=True)
+    tie = rest.hash_rows(seed=1).reinterpret(signed=True) if rest.width else pl.zeros(len(frame), pl.Int64, eager=True)
     return frame.with_columns(column.alias(PARTITION), tie.alias(TIE))
 
 

@@ -18,7 +18,7 @@ KEY, SORT, VALUE = "__key", "__sort", "__value"
 PARTITION, TIE = "__p", "__tie"
 """Beside them: the reduce task that a row goes to, and a hash of what the order does not hold. Rows of one key and sort
 come in the order of that hash, so that a result is the same to the bit however the input was divided; sorting by what
-they hold would take as long as it is."""
+they hold would take as long as it is. Both are signed, as Spark knows no other numbers."""
 
 
 class Values:
@@ -70,7 +70,7 @@ class Pairs:
         if callable(self._step.sort):
             columns.append(pl.Series(SORT, encode_keys([self._step.sort(v) for v in values]), dtype=pl.Binary))
         dumped = pl.Series(VALUE, self._values.dump(values), dtype=pl.Binary)
-        return pl.DataFrame([*columns, dumped, dumped.hash(seed=1).alias(TIE)])
+        return pl.DataFrame([*columns, dumped, dumped.hash(seed=1).reinterpret(signed=True).alias(TIE)])
 
     def load(self, dumped: Sequence[bytes]) -> list[Any]:
         return self._values.load(dumped)
@@ -80,7 +80,7 @@ class Pairs:
 
     def _places(self, keys: Sequence[Any], encoded: pl.Series) -> pl.Series:
         if self._step.partition is None:
-            return (encoded.hash(seed=0) % self._partitions).cast(pl.UInt32).alias(PARTITION)
+            return (encoded.hash(seed=0) % self._partitions).cast(pl.Int32).alias(PARTITION)
         places = [self._step.partition(key, self._partitions) for key in keys]
         for key, place in zip(keys, places, strict=True):
             if type(place) is not int or not 0 <= place < self._partitions:
@@ -88,7 +88,7 @@ class Pairs:
                     f"partition({key!r}, {self._partitions}) returned {place!r}; expected a whole number from 0 to "
                     f"{self._partitions - 1}"
                 )
-        return pl.Series(PARTITION, places, dtype=pl.UInt32)
+        return pl.Series(PARTITION, places, dtype=pl.Int32)
 
 
 def values_of(job: MapReduce, stage: int) -> Values:

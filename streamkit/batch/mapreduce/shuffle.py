@@ -25,58 +25,66 @@ _LEAST_GROUP = 64
 _RUN = "__run"
 
 
-class RunWriter:
-    """Writes the rows of one task as runs of at most about `budget` bytes each.
+class Waiting:
+    """Rows of one task that wait until they are `budget` bytes, and are then handed to `write` together.
 
     `combine` makes fewer rows of many (of columns; of records that is done before).
     """
 
     def __init__(
         self,
-        folder: Path,
-        order: Sequence[str],
-        partitions: int,
         budget: int,
+        write: Callable[[pl.DataFrame], None],
         combine: Callable[[pl.DataFrame], pl.DataFrame] | None = None,
     ) -> None:
-        self._folder, self._order, self._budget, self._combine = folder, list(order), budget, combine
-        self._partitions = partitions
-        self._waiting: list[pl.DataFrame] = []
-        self._bytes = 0
-        self.runs = self.rows = self.bytes = 0
+        self._budget, self._write, self._combine = budget, write, combine
+        self._frames: list[pl.DataFrame] = []
+        self._bytes = self.rows = 0
 
     def add(self, frame: pl.DataFrame) -> None:
         if not len(frame):
             return
-        self._waiting.append(frame)
+        self._frames.append(frame)
         self._bytes += int(frame.estimated_size())
         if self._bytes >= self._budget and not self._combined():
-            self._write()
+            self._hand_over()
 
     def close(self) -> None:
-        if self._waiting:
+        if self._frames:
             self._combined()
-            self._write()
+            self._hand_over()
 
     def _combined(self) -> bool:
         """True where combining has made so much room that nothing need be written yet."""
         if self._combine is None:
             return False
-        self._waiting = [self._combine(pl.concat(self._waiting))]
-        self._bytes = int(self._waiting[0].estimated_size())
+        self._frames = [self._combine(pl.concat(self._frames))]
+        self._bytes = int(self._frames[0].estimated_size())
         return 2 * self._bytes < self._budget
 
-    def _write(self) -> None:
-        rows = pl.concat(self._waiting)
-        self._waiting, self._bytes = [], 0
-        rows = rows.sort(PARTITION, *self._order)
+    def _hand_over(self) -> None:
+        rows = pl.concat(self._frames)
+        self._frames, self._bytes = [], 0
+        self.rows += len(rows)
+        self._write(rows)
+
+
+class RunWriter:
+    """Writes rows as sorted runs into a task's folder; `bytes` are those on disk."""
+
+    def __init__(self, folder: Path, partitions: int) -> None:
+        self._folder, self._partitions = folder, partitions
+        self.runs = self.bytes = 0
+
+    def write(self, order: Sequence[str], rows: pl.DataFrame) -> None:
+        """One run."""
+        rows = rows.sort(PARTITION, *order)
         path = self._folder / f"run-{self.runs:05}.parquet"
         # What is read at once is a row group, and of each run one is held: small ones, or many runs would be too much.
-        weight = max(1, int(rows.estimated_size()) // len(rows))
+        weight = max(1, int(rows.estimated_size()) // max(1, len(rows)))
         groups = max(_LEAST_GROUP, min(_GROUP_ROWS, _GROUP_BYTES // weight, len(rows) // self._partitions))
         rows.write_parquet(path, compression="lz4", row_group_size=groups, statistics=True)
         self.runs += 1
-        self.rows += len(rows)
         self.bytes += path.stat().st_size
 
 
