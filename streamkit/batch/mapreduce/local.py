@@ -36,7 +36,7 @@ TRIES = 3
 SLOW = 2.0
 """A task that takes so many times the median of its stage, while a process has nothing to do, is begun once more."""
 _LEAST_SECONDS = 2.0
-_BASE = 150 << 20
+_BASE = 200 << 20
 """What a process takes that has imported all and holds no data yet."""
 LEAST_MEMORY = 64 << 20
 
