@@ -1,0 +1,142 @@
+"""Records for Spark: ranges of a topic, on the log or in files, as one DataFrame; and its Arrow batches as Chunks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from streamkit.record import Array, FlatBytes, FlatChunk, Headers, TopicPartition
+
+COLUMNS = ("partition", "offset", "timestamp", "key", "value", "headers")
+"""Of every source: int, long, long (milliseconds since the epoch), binary, binary, array of (key, value)."""
+
+BATCH_ROWS = 65_536
+"""Records that come to Python at once, see also `BATCH_BYTES`."""
+BATCH_BYTES = 32 << 20
+
+_EMPTY = np.zeros(FlatBytes.PADDING, np.uint8)
+
+
+@dataclass(frozen=True)
+class KafkaRanges:
+    """The offsets `[starts, ends)` of each partition that is named, on the log.
+
+    `settings` are the Java client's; `tasks` are how many Spark divides them into, about.
+    """
+
+    topic: str
+    settings: Mapping[str, str]
+    starts: Mapping[int, int]
+    ends: Mapping[int, int]
+    tasks: int
+
+    def read(self, spark: SparkSession) -> DataFrame:
+        # `assign`, not `subscribe`: a partition that was added after the Cut is not of it.
+        options = {
+            "assign": json.dumps({self.topic: sorted(self.ends)}),
+            "startingOffsets": self._offsets(self.starts),
+            "endingOffsets": self._offsets(self.ends),
+            "minPartitions": str(self.tasks),
+            "includeHeaders": "true",
+            "failOnDataLoss": "true",
+            "kafka.isolation.level": "read_committed",
+            **{f"kafka.{name}": value for name, value in self.settings.items()},
+        }
+        frame = spark.read.format("kafka").options(**options).load()
+        return frame.withColumn("timestamp", F.unix_millis("timestamp")).select(*COLUMNS)
+
+    def _offsets(self, offsets: Mapping[int, int]) -> str:
+        return json.dumps({self.topic: {str(p): offsets[p] for p in sorted(self.ends)}})
+
+
+@dataclass(frozen=True)
+class ParquetRanges:
+    """The same, in files with the columns _partition, _offset, _timestamp, _key, _value, _headers."""
+
+    paths: Sequence[str]
+    starts: Mapping[int, int]
+    ends: Mapping[int, int]
+
+    def read(self, spark: SparkSession) -> DataFrame:
+        frame = spark.read.parquet(*self.paths)
+        frame = frame.select(*(F.col(f"_{name}").alias(name) for name in COLUMNS))
+        if dict(frame.dtypes)["timestamp"].startswith("timestamp"):
+            frame = frame.withColumn("timestamp", F.unix_millis("timestamp"))
+        inside = (
+            (F.col("partition") == p) & (F.col("offset") >= self.starts[p]) & (F.col("offset") < end)
+            for p, end in self.ends.items()
+        )
+        return frame.where(reduce(lambda left, right: left | right, inside, F.lit(False)))
+
+
+Ranges = KafkaRanges | ParquetRanges
+
+
+def read(spark: SparkSession, ranges: Sequence[Ranges], columns: Sequence[str] = COLUMNS) -> DataFrame:
+    """Some of COLUMNS of all ranges, one after the other. Spark reads of each only the columns asked for."""
+    return reduce(DataFrame.unionByName, (each.read(spark).select(*columns) for each in ranges))
+
+
+def chunks(topic: str, batch: pa.RecordBatch) -> Iterator[FlatChunk]:
+    """An Arrow batch with `partition`, `offset` and any other of COLUMNS as Chunks, one for each run of a partition.
+
+    Nothing is made an object of: payloads go from Arrow's buffers to flat bytes.
+    """
+    column = dict(zip(batch.schema.names, batch.columns, strict=True))
+    partitions = _numbers(column["partition"], np.int32)
+    edges = np.flatnonzero(np.diff(partitions)) + 1
+    for start, end in zip([0, *edges.tolist()], [*edges.tolist(), len(partitions)], strict=True):
+        if end > start:
+            part = {name: values.slice(start, end - start) for name, values in column.items()}
+            yield _chunk(TopicPartition(topic, int(partitions[start])), part, end - start)
+
+
+def _chunk(source: TopicPartition, column: Mapping[str, Any], rows: int) -> FlatChunk:
+    nothing = FlatBytes(_EMPTY, np.zeros(rows, np.int64), np.full(rows, -1, np.int64))
+    times = _numbers(column["timestamp"], np.int64) if "timestamp" in column else np.full(rows, -1, np.int64)
+    return FlatChunk(
+        source,
+        _numbers(column["offset"], np.int64),
+        times,
+        flat_bytes(column["value"]) if "value" in column else nothing,
+        flat_bytes(column["key"]) if "key" in column else nothing,
+        _headers(column["headers"]) if "headers" in column else {},
+    )
+
+
+def flat_bytes(values: Any) -> FlatBytes:
+    """A binary column in one buffer with padding behind it.
+
+    >>> flat_bytes(pa.array([b"one", None, b"three"])).tolist()
+    [b'one', None, b'three']
+    >>> flat_bytes(pa.array([b"one", None, b"three"], pa.large_binary()).slice(1)).tolist()
+    [None, b'three']
+    """
+    _, ends, data = values.buffers()
+    width = np.int64 if pa.types.is_large_binary(values.type) else np.int32
+    edges = np.frombuffer(ends, width)[values.offset : values.offset + len(values) + 1].astype(np.int64)
+    first, last = int(edges[0]), int(edges[-1])
+    flat = np.zeros(last - first + FlatBytes.PADDING, np.uint8)
+    if last > first:
+        flat[: last - first] = np.frombuffer(data, np.uint8)[first:last]
+    lengths = np.diff(edges)
+    if values.null_count:
+        lengths[values.is_null().to_numpy(zero_copy_only=False)] = -1
+    return FlatBytes(flat, edges[:-1] - first, lengths)
+
+
+def _numbers(values: Any, kind: Any) -> Array:
+    numbers: Array = values.to_numpy(zero_copy_only=False)
+    return numbers.astype(kind, copy=False)
+
+
+def _headers(values: Any) -> dict[int, Headers]:
+    return {i: tuple((h["key"], h["value"]) for h in found) for i, found in enumerate(values.to_pylist()) if found}
