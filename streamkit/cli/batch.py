@@ -83,12 +83,12 @@ def batch(
     Examples:  streamkit batch topologies/ad_clicks.py   |   streamkit batch app.py campaign --processes 4
     streamkit batch app.py --runner spark --master 'local[2]' --spark-conf spark.driver.memory=4g
     """
+    asked = spark_asked(runner is RunnerName.spark, master, spark_conf)
     loaded, folder = load(topology, data)
     with ExitStack() as stack:
         log = stack.enter_context(open_log(brokers, client_config))
         check_topics(log, loaded, topology)
         chosen = [loaded.find_view(name) for name in views or loaded.views]
-        asked = spark_asked(runner is RunnerName.spark, master, spark_conf)
         spark = None if asked is None else stack.enter_context(open_spark(asked, topology, log.connection, folder))
         for view in chosen:
             run = BatchRun(loaded, topology, view, log, folder, processes, spark=spark)

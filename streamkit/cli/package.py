@@ -112,6 +112,7 @@ def _pack(archive: Path, python_prefix: str | None) -> Path:
         for name in LEFT_OUT:
             for pattern in (f"lib/python*/site-packages/{name}/*", f"lib/python*/site-packages/{name}-*"):
                 packed = packed.exclude(pattern)
+        packed = packed.exclude("lib/python*/site-packages/*/tests/*")
         packed.pack(str(archive), python_prefix=python_prefix, force=True)
     except venv_pack.VenvPackException as error:
         raise RunnerFailed(f"{sys.prefix} cannot be packed: {error}") from None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from decimal import Decimal
+from typing import Any
 
 import msgspec
 import polars as pl
 
 import streamkit as sk
 
-app = sk.Topology(os.environ.get("LIFE_NAME", "sparkling"))
+app = sk.Topology(os.environ.get("SPARK_TEST", "sparkling"))
 
 
 class Sale(msgspec.Struct):
@@ -24,16 +25,18 @@ class Sale(msgspec.Struct):
 
 
 class Fussy(sk.Sum):
-    """An Aggregate of a user's with a mistake in it."""
+    """An Aggregate of a user's that has not thought of everything."""
 
-    def state(self, partial: object) -> object:
-        raise LookupError(f"no shelf for {partial}")
+    def state(self, partial: Any) -> Any:
+        if partial >= 1_000_000_000:
+            raise LookupError(f"no shelf holds {partial}")
+        return super().state(partial)
 
 
-sales = app.topic(os.environ.get("LIFE_TOPIC", "sales"), value=Sale, timestamp="at", key="item", partitions=3)
-times = app.topic(f"{sales.name}.times", value=Sale, partitions=2, errors="fail")
+sales = app.topic(f"{app.name}-sales", value=Sale, timestamp="at", key="item", partitions=3)
+strict = app.topic(f"{app.name}-strict", value=Sale, partitions=2, errors="fail")
 
-exact = {
+exact: dict[str, sk.Aggregate[Any, Any]] = {
     "sold": sk.Count(),
     "cents": sk.Sum("cents"),
     "weight": sk.Sum("weight"),
@@ -47,9 +50,11 @@ exact = {
     "first": sk.First("note"),
     "last": sk.Last("item"),
 }
+many = sk.Hopping(seconds=10, every=0.5)
 tumbling = app.view("tumbling", sales, key="shop", window=sk.Tumbling(seconds=10), aggregates=exact)
-hopping = app.view("hopping", sales, key="shop", window=sk.Hopping(seconds=20, every=10), aggregates=exact)
-session = app.view("session", sales, key=["shop", "item"], window=sk.Session(seconds=5), aggregates=exact)
+hopping = app.view("hopping", sales, key=["shop", "item"], window=many, aggregates={"sold": sk.Count()})
+session = app.view("session", sales, key="shop", window=sk.Session(seconds=2), aggregates=exact)
 total = app.view("total", sales, key="item", where=pl.col("cents") > 100, aggregates=exact)
-broad = app.view("broad", sales, key="shop", window=sk.Tumbling(seconds=1), aggregates={"q": sk.Quantiles("cents")})
-timed = app.view("timed", times, key="shop", window=sk.Tumbling(seconds=10), aggregates={"sold": sk.Count()})
+spread = app.view("spread", sales, key="shop", aggregates={"cents": sk.Quantiles("cents")})
+timed = app.view("timed", strict, key="shop", window=sk.Tumbling(seconds=10), aggregates={"sold": sk.Count()})
+fussy = app.view("fussy", strict, key="shop", aggregates={"cents": Fussy("cents")})

@@ -19,8 +19,9 @@ and Dataproc were not run, for want of a cluster: the command lines follow their
 
 What holds for all of them:
 
-- `{connector}` must be of the cluster's own Spark version. Workers need Python {python} where the archive's link
-  `bin/python` points (`tar tvzf environment.tar.gz bin/python`; `--python-prefix` of `streamkit package` sets it).
+- The connector, here `{connector}`,
+  must be of the cluster's own Spark version. Nodes need Python {python} where the archive's link `bin/python3` points
+  (`tar tvzf environment.tar.gz bin/python3`; `--python-prefix` of `streamkit package` sets it).
 - The driver writes the BatchView to `--data` and the manifest to Kafka, last. Readers (`serve`, `query`) need the
   same folder: mount one that is shared (NFS, EFS, Filestore) where the driver is not on their machine.
 - Driver and executors must reach BROKERS. Settings for SASL and TLS: `--client-config FILE`, as everywhere; files of
@@ -32,7 +33,7 @@ What holds for all of them:
 
 ```
 mkdir environment && tar xzf environment.tar.gz -C environment
-spark-submit --master 'local[2]' --packages {connector} \\
+spark-submit --master 'local[2]' --packages {connector} {py_files}\\
   --conf spark.pyspark.driver.python=$PWD/environment/bin/python \\
   --conf spark.pyspark.python=$PWD/environment/bin/python \\
   main.py batch {spec} --runner spark --brokers BROKERS --data DATA

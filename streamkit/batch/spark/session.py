@@ -42,6 +42,7 @@ DEFAULTS = {
     "spark.redaction.regex": r"(?i)secret|password|token|access[.]?key|jaas|keystore[.]key",
 }
 _LOCAL = {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
+_OURS = str(Path(__file__).parents[2])
 _FAILURE = re.compile(r"STREAMKIT-FAILURE:([A-Za-z0-9+/=]+)")
 
 
@@ -181,10 +182,13 @@ class TaskFailed(Exception):
         super().__init__(f"STREAMKIT-FAILURE:{base64.b64encode(msgspec.json.encode(failure)).decode()}")
 
 
-def failure_of(error: BaseException, what: str) -> Failure:
-    """An exception of the user's code, with its traceback."""
-    trace = "".join(traceback.format_exception(error)).rstrip()
-    return Failure(f"{what}\n{trace}")
+def failure_of(error: Exception, what: str, record: tuple[str, int, int]) -> Failure:
+    """An exception of the user's code, with its traceback from there on where ours ends."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_OURS):
+        trace = trace.tb_next
+    told = "".join(traceback.format_exception(error.with_traceback(trace or error.__traceback__))).rstrip()
+    return Failure(f"{what}\n{told}", record)
 
 
 @contextlib.contextmanager
@@ -195,6 +199,11 @@ def told(log: Path) -> Iterator[None]:
     except (PySparkException, Py4JError) as error:
         if found := _FAILURE.search(str(error)):
             raise _raised(msgspec.json.decode(base64.b64decode(found[1]), type=Failure)) from None
+        if "data source: kafka" in str(error):
+            raise RunnerFailed(
+                f"Spark has no Kafka connector here: {CONNECTOR} and what it depends on should be among spark.jars or "
+                f"spark.jars.packages. Leave --spark-conf spark.jars out, and it is downloaded from Maven"
+            ) from None
         # Python's traceback whole, and of Java's what it ends in.
         said = str(error).partition("\n\nJVM stacktrace")[0].splitlines()
         lines = [line for line in said if line.strip() and not line.startswith(("\tat ", "\t... "))]

@@ -136,22 +136,27 @@ def _states(fold: Fold, batches: list[Decoded]) -> tuple[dict[int, States], list
     """As `Fold.states`; where code of the user's raises, the record that it raises on is found and told."""
     if not batches:
         return {}, []
+    states = _tried(fold, batches)
+    if not isinstance(states, Exception):
+        return states
+    culprit, raised = _culprit(fold, batches, states)
+    record = (*culprit[0].source, int(culprit[0].offsets[0]))
+    raise TaskFailed(failure_of(raised, f"view {fold.view.name!r} failed on it:", record))
+
+
+def _tried(fold: Fold, batches: Sequence[Decoded]) -> tuple[dict[int, States], list[Rejected]] | Exception:
     try:
         return fold.states(batches)
     except Exception as error:
-        culprit, raised = _culprit(fold, batches, error)
-        failure = failure_of(raised, f"view {fold.view.name!r} failed on it:")
-        record = (*culprit[0].source, int(culprit[0].offsets[0]))
-        raise TaskFailed(msgspec.structs.replace(failure, record=record)) from None
+        return error
 
 
 def _culprit(fold: Fold, batches: Sequence[Decoded], raised: Exception) -> tuple[Sequence[Decoded], Exception]:
     """The smallest part on which it raises, by halving; the whole, where neither half raises alone."""
     for half in halves(batches) or ():
-        try:
-            fold.states(half)
-        except Exception as error:
-            return _culprit(fold, half, error)
+        tried = _tried(fold, half)
+        if isinstance(tried, Exception):
+            return _culprit(fold, half, tried)
     return batches, raised
 
 
