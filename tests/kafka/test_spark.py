@@ -221,7 +221,6 @@ def test_ctrl_c_stops_the_job_and_leaves_no_jvm(both: Both) -> None:
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130, out + err
     assert "Traceback" not in err, err
-    assert "stopped" in err
     gone, alive = psutil.wait_procs(family, timeout=30)
     assert len(gone) >= 2  # the JVM, and its Python workers
     assert not alive

@@ -6,17 +6,19 @@ import base64
 import contextlib
 import os
 import re
+import signal
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import pyspark
 from py4j.protocol import Py4JError
+from pyspark import InheritableThread
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
@@ -24,6 +26,8 @@ from streamkit.batch.spark.connector import connector_of
 from streamkit.batch.spark.java import java_home
 from streamkit.batch.spark.source import BATCH_BYTES, BATCH_ROWS
 from streamkit.errors import BadRecord, RunnerFailed
+
+T = TypeVar("T")
 
 CONNECTOR = connector_of(pyspark.__version__)
 
@@ -95,7 +99,9 @@ def open_session(options: SparkOptions, name: str, log: Path) -> Iterator[SparkS
             builder = SparkSession.builder.appName(name)
             for key, value in options.settings().items():
                 builder = builder.config(key, value)
+            interrupt = signal.getsignal(signal.SIGINT)
             session = builder.getOrCreate()
+            signal.signal(signal.SIGINT, interrupt)  # Spark's own would call the JVM in the middle of another call
         except (PySparkException, Py4JError) as error:
             raise RunnerFailed(_why(error, log)) from None
     try:
@@ -217,27 +223,38 @@ def _raised(failure: Failure) -> Exception:
     return RunnerFailed(where + failure.reason)
 
 
-# -- progress ----------------------------------------------------------------------------------------------------------
+# -- jobs --------------------------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def watched(session: SparkSession, group: str, tell: Callable[[int, int], None], every: float = 0.5) -> Iterator[None]:
-    """Jobs started meanwhile are of `group`; `tell` hears their tasks done, and how many there are."""
-    context, over = session.sparkContext, threading.Event()
-    context.setJobGroup(group, group, interruptOnCancel=True)
-    tracker: Any = context.statusTracker()
+def run_jobs(session: SparkSession, group: str, jobs: Callable[[], T], tell: Callable[[int, int], None]) -> T:
+    """What `jobs` returns, having Spark run some; `tell` hears twice a second how many of their tasks are done, of all.
 
-    def watch() -> None:
-        while not over.wait(every):
-            with contextlib.suppress(Exception):  # a JVM that goes away meanwhile is the command's to tell of
-                jobs = [job for id in tracker.getJobIdsForGroup(group) if (job := tracker.getJobInfo(id))]
-                stages = [stage for job in jobs for id in job.stageIds if (stage := tracker.getStageInfo(id))]
-                tell(sum(s.numCompletedTasks for s in stages), sum(s.numTasks for s in stages))
+    They run in a thread of their own, whose answer is waited for: Ctrl-C in the middle of a call to the JVM would leave
+    half an answer on the line. Here it finds this thread waiting, which cancels the jobs and waits for their end.
+    """
+    context, outcome = session.sparkContext, Future[T]()
 
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
+    def run() -> None:
+        context.setJobGroup(group, group, interruptOnCancel=True)
+        try:
+            outcome.set_result(jobs())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    thread = InheritableThread(run, daemon=True)
+    thread.start()
     try:
-        yield
+        while not wait([outcome], 0.5).done:
+            tell(*_tasks(context.statusTracker(), group))
+    except BaseException:
+        context.cancelJobGroup(group)
+        raise
     finally:
-        over.set()
-        watcher.join()
+        thread.join(60)
+    return outcome.result()
+
+
+def _tasks(tracker: Any, group: str) -> tuple[int, int]:
+    jobs = [job for id in tracker.getJobIdsForGroup(group) if (job := tracker.getJobInfo(id))]
+    stages = [stage for job in jobs for id in job.stageIds if (stage := tracker.getStageInfo(id))]
+    return sum(stage.numCompletedTasks for stage in stages), sum(stage.numTasks for stage in stages)

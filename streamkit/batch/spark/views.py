@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -23,7 +24,7 @@ from pyspark.sql import functions as F
 
 from streamkit.batch.plan import Plan
 from streamkit.batch.run import Computed, Progress, Tell
-from streamkit.batch.spark.session import Failure, TaskFailed, failure_of, told, watched
+from streamkit.batch.spark.session import Failure, TaskFailed, failure_of, run_jobs, told
 from streamkit.batch.spark.source import KafkaRanges, Ranges, chunks, read
 from streamkit.checkpoint import slot_key, slot_of
 from streamkit.control import File
@@ -99,7 +100,7 @@ class FoldRecords:
         dumped = map(fold.dump, merged.values())
         for start in range(0, len(slots), _ROWS):
             part = slots[start : start + _ROWS]
-            kept = [state for state, _ in zip(dumped, part, strict=False)]
+            kept = list(islice(dumped, len(part)))
             yield _rows(list(map(key_hash, part)), part, kept, [None] * len(part))
 
 
@@ -215,8 +216,8 @@ class SparkViews:
         with told(self.log), contextlib.ExitStack() as stack:
             records = read(self.spark, ranges, _COLUMNS)
             folded = stack.enter_context(_kept(records.mapInArrow(FoldRecords(self.where), _FOLDED)))
-            with watched(self.spark, f"{self.where.view} {result} fold", folding):
-                rows = folded.where("counts is not null").select("counts").collect()
+            counted = folded.where("counts is not null").select("counts")
+            rows = run_jobs(self.spark, f"{self.where.view} {result} fold", counted.collect, folding)
             counts = [msgspec.msgpack.decode(bytes(row[0]), type=Counts) for row in rows]
             events, rejected = sum(c.events for c in counts), sum(c.rejected for c in counts)
             on_progress(Progress(plan.records, plan.records, len(counts), len(counts), rejected))
@@ -228,11 +229,15 @@ class SparkViews:
         states = states.select(F.pmod(F.col("hash"), F.lit(buckets)).cast("int").alias("bucket"), "slot", "state")
         shuffled = states.repartition(buckets, "bucket")
         merged = stack.enter_context(_kept(shuffled.mapInArrow(MergeBuckets(self.where), _MERGED)))
-        merged.count()  # all at once; the loop below then has one bucket after another of what is made
-        files = {
-            row.bucket: write_bucket(self.folder, result, row.bucket, row.rows, bytes(row.content))
-            for row in merged.toLocalIterator(prefetchPartitions=True)
-        }
+
+        def write() -> dict[int, File]:
+            merged.count()  # all at once; the loop then has one bucket after another of what is made
+            return {
+                row.bucket: write_bucket(self.folder, result, row.bucket, row.rows, bytes(row.content))
+                for row in merged.toLocalIterator(prefetchPartitions=True)
+            }
+
+        files = run_jobs(self.spark, f"{self.where.view} {result} merge", write, lambda *_: None)
         for bucket in set(range(buckets)) - set(files):
             files[bucket] = write_bucket(self.folder, result, bucket, 0, bucket_bytes(self.view, Fold(self.view), {}))
         return tuple(files[bucket] for bucket in sorted(files))
