@@ -68,7 +68,7 @@ def _pair(text: str) -> tuple[str, str]:
 @contextmanager
 def open_spark(asked: Asked, topology: str, connection: Connection, folder: DataFolder) -> Iterator[Spark]:
     """A Spark session; raises RunnerFailed where pyspark or Java is missing, or it does not start."""
-    for module in ("pyspark", "pyarrow"):
+    for module in ("pyspark", "pyarrow", "pandas"):
         if importlib.util.find_spec(module) is None:
             raise RunnerFailed(f"--runner spark needs {module}: pip install 'streamkit[spark]'")
     from streamkit.batch.spark.connector import java_settings

@@ -17,6 +17,8 @@ from typing import Any
 
 import msgspec
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from confluent_kafka import Producer
 
@@ -25,6 +27,7 @@ from streamkit.batch.plan import Plan, make_plan
 from streamkit.batch.run import Result, Run
 from streamkit.batch.spark.java import java_home
 from streamkit.batch.spark.session import SparkOptions, open_session
+from streamkit.batch.spark.source import ParquetRanges
 from streamkit.batch.spark.views import SparkViews, where_of
 from streamkit.batch.tasks import Tasks
 from streamkit.cli.options import create_topics
@@ -33,6 +36,7 @@ from streamkit.errors import BadRecord, RunnerFailed
 from streamkit.fold import Fold
 from streamkit.loading import load_topology
 from streamkit.log.kafka import KafkaLog
+from streamkit.log.scan import read_all
 from streamkit.serving.batches import states_of
 from streamkit.settings import Connection
 from streamkit.topology import Topology
@@ -61,9 +65,10 @@ class Both:
         own = self.folder / "local" / view.name
         return Run(self.log, view, own).run(plan, Inline(Tasks(self.log, view, own)))
 
-    def on_spark(self, view: View, plan: Plan) -> Result:
+    def on_spark(self, view: View, plan: Plan, archived: ParquetRanges | None = None) -> Result:
         own, settings = self.folder / "spark" / view.name, {"bootstrap.servers": self.log.connection.brokers}
-        engine = SparkViews(self.spark, view, where_of(self.spark, str(APP), view), settings, own, self.folder / "log")
+        where = where_of(self.spark, str(APP), view)
+        engine = SparkViews(self.spark, view, where, settings, own, self.folder / "log", archived)
         return Run(self.log, view, own).run(plan, engine)
 
     def content(self, runner: str, view: View, result: Result) -> dict[str, bytes]:
@@ -166,6 +171,25 @@ def test_what_comes_after_the_cut_is_not_counted(both: Both) -> None:
     assert later.events == there.events + 510
 
 
+def test_what_is_archived_is_read_from_its_files(both: Both) -> None:
+    view = both.app.views["session"]
+    plan = both.plan(view)
+    records = [r for r in read_all(both.log, view.topic.name) if r.partition < 2 and r.offset < 900]
+    columns = {
+        "_partition": pa.array([r.partition for r in records], pa.int32()),
+        "_offset": pa.array([r.offset for r in records], pa.int64()),
+        "_timestamp": pa.array([r.timestamp for r in records], pa.int64()),
+        "_key": pa.array([r.key for r in records], pa.large_binary()),
+        "_value": pa.array([r.value for r in records], pa.large_binary()),
+    }
+    path = both.folder / "archive.parquet"
+    pq.write_table(pa.table(columns), path)
+    archived = ParquetRanges([str(path)], {0: 0, 1: 0}, {0: 900, 1: 900})
+    there, here = both.on_spark(view, plan, archived), both.local(view, plan)
+    assert both.content("spark", view, there) == both.content("local", view, here)
+    assert (there.events, there.rejected) == (here.events, here.rejected)
+
+
 def test_a_topic_without_records_is_an_empty_batch_view(both: Both) -> None:
     view = both.app.views["timed"]
     if not any(both.log.ends(view.topic.name).values()):
@@ -218,10 +242,10 @@ def test_ctrl_c_stops_the_job_and_leaves_no_jvm(both: Both) -> None:
 
         wait_for(works, process)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=120)
     assert process.returncode == 130, out + err
     assert "Traceback" not in err, err
-    gone, alive = psutil.wait_procs(family, timeout=30)
+    gone, alive = psutil.wait_procs(family, timeout=60)
     assert len(gone) >= 2  # the JVM, and its Python workers
     assert not alive
 

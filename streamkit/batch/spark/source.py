@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
 
@@ -38,7 +38,7 @@ class KafkaRanges:
     ends: Mapping[int, int]
     tasks: int
 
-    def read(self, spark: SparkSession) -> DataFrame:
+    def read(self, spark: SparkSession, columns: Sequence[str]) -> DataFrame:
         # `assign`, not `subscribe`: a partition that was added after the Cut is not of it.
         options = {
             "assign": json.dumps({self.topic: sorted(self.ends)}),
@@ -51,7 +51,7 @@ class KafkaRanges:
             **{f"kafka.{name}": value for name, value in self.settings.items()},
         }
         frame = spark.read.format("kafka").options(**options).load()
-        return frame.withColumn("timestamp", F.unix_millis("timestamp")).select(*COLUMNS)
+        return frame.withColumn("timestamp", F.unix_millis("timestamp")).select(*columns)
 
     def _offsets(self, offsets: Mapping[int, int]) -> str:
         return json.dumps({self.topic: {str(p): offsets[p] for p in sorted(self.ends)}})
@@ -59,30 +59,49 @@ class KafkaRanges:
 
 @dataclass(frozen=True)
 class ParquetRanges:
-    """The same, in files with the columns _partition, _offset, _timestamp, _key, _value, _headers."""
+    """The same, in files: columns _partition, _offset, _timestamp (milliseconds), _key, _value, _headers.
+
+    `paths` are as Spark takes them: of a file system that all executors see, or `s3a://`, `gs://`, ...
+    """
 
     paths: Sequence[str]
     starts: Mapping[int, int]
     ends: Mapping[int, int]
 
-    def read(self, spark: SparkSession) -> DataFrame:
-        frame = spark.read.parquet(*self.paths)
-        frame = frame.select(*(F.col(f"_{name}").alias(name) for name in COLUMNS))
-        if dict(frame.dtypes)["timestamp"].startswith("timestamp"):
-            frame = frame.withColumn("timestamp", F.unix_millis("timestamp"))
-        inside = (
-            (F.col("partition") == p) & (F.col("offset") >= self.starts[p]) & (F.col("offset") < end)
-            for p, end in self.ends.items()
-        )
-        return frame.where(reduce(lambda left, right: left | right, inside, F.lit(False)))
+    def read(self, spark: SparkSession, columns: Sequence[str]) -> DataFrame:
+        partition, offset = F.col("_partition"), F.col("_offset")
+        inside = ((partition == p) & (offset >= self.starts[p]) & (offset < end) for p, end in self.ends.items())
+        frame = spark.read.parquet(*self.paths).where(reduce(lambda left, right: left | right, inside, F.lit(False)))
+        return frame.select(*(F.col(f"_{name}").alias(name) for name in columns))
 
 
 Ranges = KafkaRanges | ParquetRanges
 
 
+def divide(log: KafkaRanges, archived: ParquetRanges | None) -> list[Ranges]:
+    """The offsets of `log` from the archive as far as that goes, the rest from the log: each exactly once.
+
+    >>> log = KafkaRanges("clicks", {}, {0: 0, 1: 5}, {0: 100, 1: 9}, tasks=1)
+    >>> for part in divide(log, ParquetRanges(["clicks.parquet"], {0: 0}, {0: 60})):
+    ...     print(type(part).__name__, part.starts, part.ends)
+    ParquetRanges {0: 0} {0: 60}
+    KafkaRanges {0: 60, 1: 5} {0: 100, 1: 9}
+    """
+    if archived is None:
+        return [log]
+    ends = {
+        p: min(archived.ends[p], end)
+        for p, end in log.ends.items()
+        if p in archived.ends and archived.starts[p] <= log.starts[p] < archived.ends[p]
+    }
+    files = replace(archived, starts={p: log.starts[p] for p in ends}, ends=ends)
+    rest = replace(log, starts={p: ends.get(p, start) for p, start in log.starts.items()})
+    return [each for each in (files, rest) if any(each.ends[p] > each.starts[p] for p in each.ends)]
+
+
 def read(spark: SparkSession, ranges: Sequence[Ranges], columns: Sequence[str] = COLUMNS) -> DataFrame:
     """Some of COLUMNS of all ranges, one after the other. Spark reads of each only the columns asked for."""
-    return reduce(DataFrame.unionByName, (each.read(spark).select(*columns) for each in ranges))
+    return reduce(DataFrame.unionByName, (each.read(spark, columns) for each in ranges))
 
 
 def chunks(topic: str, batch: pa.RecordBatch) -> Iterator[FlatChunk]:

@@ -25,7 +25,7 @@ from pyspark.sql import functions as F
 from streamkit.batch.plan import Plan
 from streamkit.batch.run import Computed, Progress, Tell
 from streamkit.batch.spark.session import Failure, TaskFailed, failure_of, run_jobs, told
-from streamkit.batch.spark.source import KafkaRanges, Ranges, chunks, read
+from streamkit.batch.spark.source import KafkaRanges, ParquetRanges, chunks, divide, read
 from streamkit.checkpoint import slot_key, slot_of
 from streamkit.control import File
 from streamkit.decode import Decoded, Decoder, Rejected
@@ -191,7 +191,10 @@ class MergeBuckets:
 
 @dataclass(frozen=True)
 class SparkViews:
-    """The Engine for one View. `folder` is the View's own, `log` where Spark's output is."""
+    """The Engine for one View. `folder` is the View's own, `log` where Spark's output is.
+
+    `archived` is what of the topic lies in files as well: read from there rather than from the log.
+    """
 
     spark: SparkSession
     view: View
@@ -199,22 +202,19 @@ class SparkViews:
     settings: dict[str, str]
     folder: Path
     log: Path
+    archived: ParquetRanges | None = None
 
     def compute(self, plan: Plan, result: str, on_progress: Tell) -> Computed:
         """Raises BadRecord (policy `fail`), RunnerFailed."""
         if not plan.records:
             return Computed((), 0, 0)
         kafka = KafkaRanges(plan.topic, self.settings, plan.starts, plan.offsets, len(plan.splits()))
-        return self.compute_from([kafka], plan, result, on_progress)
-
-    def compute_from(self, ranges: Sequence[Ranges], plan: Plan, result: str, on_progress: Tell) -> Computed:
-        """The same of `ranges`, which together are the Plan's offsets: of an archive, then of the log."""
 
         def folding(done: int, tasks: int) -> None:
             on_progress(Progress(plan.records * done // max(tasks, 1), plan.records, done, tasks, 0))
 
         with told(self.log), contextlib.ExitStack() as stack:
-            records = read(self.spark, ranges, _COLUMNS)
+            records = read(self.spark, divide(kafka, self.archived), _COLUMNS)
             folded = stack.enter_context(_kept(records.mapInArrow(FoldRecords(self.where), _FOLDED)))
             counted = folded.where("counts is not null").select("counts")
             rows = run_jobs(self.spark, f"{self.where.view} {result} fold", counted.collect, folding)
