@@ -17,6 +17,7 @@
     │   ├── StateMissing
     │   └── DefinitionChanged  it was written by another definition of the view
     ├── CutMismatch            batch and speed do not meet at one Cut: no exact answer exists
+    ├── RunnerFailed           Spark could not be started, or a job failed there
     └── BrokerError            the embedded broker could not be started or stopped
 
 A message says what it is about (view, agent, topic/partition/offset), what was expected, what came, and the way out.
@@ -95,6 +96,10 @@ class DefinitionChanged(StateError):
 
 class CutMismatch(StreamkitError):
     """Batch and speed do not meet at one Cut, so no exact answer exists."""
+
+
+class RunnerFailed(StreamkitError):
+    """Spark could not be started, or a job failed there."""
 
 
 class BrokerError(StreamkitError):

@@ -50,12 +50,12 @@ class Fold:
         try:
             return self._states(batches), []
         except (pl.exceptions.PolarsError, OverflowError, TypeError, ValueError) as error:
-            halves = _halves(batches)
-            if halves is None:
+            parts = halves(batches)
+            if parts is None:
                 return {}, [batches[0].rejected(0, f"view {self.view.name!r}: {str(error).splitlines()[0]}")]
         merged: dict[int, States] = {}
         rejected: list[Rejected] = []
-        for half in halves:
+        for half in parts:
             states, bad = self.states(half)
             self.merge_into(merged, states)
             rejected += bad
@@ -172,7 +172,7 @@ def _partitions(batches: Sequence[Decoded]) -> pl.Series:
     return pl.concat(runs).alias(PARTITION)
 
 
-def _halves(batches: Sequence[Decoded]) -> Iterator[Sequence[Decoded]] | None:
+def halves(batches: Sequence[Decoded]) -> Iterator[Sequence[Decoded]] | None:
     """The batches in two parts; None where there is but one value."""
     if len(batches) > 1:
         middle = len(batches) // 2

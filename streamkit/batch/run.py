@@ -16,8 +16,9 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
@@ -26,7 +27,8 @@ from streamkit.batch.tasks import split_file
 from streamkit.control import File
 from streamkit.errors import OffsetOutOfRange, StateLocked, TopicChanged
 from streamkit.log.base import Log
-from streamkit.store.batchfile import COUNTS, bucket_count, read_counts
+from streamkit.store.batchfile import COUNTS, bucket_count, read_counts, read_population
+from streamkit.store.population import Population
 from streamkit.view import View
 
 
@@ -54,13 +56,33 @@ class Result:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Computed:
+    """What a Runner has made of a Plan, already in its files."""
+
+    files: tuple[File, ...]
+    events: int
+    rejected: int
+
+
+Tell = Callable[[Progress], None]
+
+
 class Runner(Protocol):
-    """Where Tasks run."""
+    """Where Tasks run, Split by Split: what is done stays, so that a killed run goes on."""
 
     def fold(self, splits: list[Split]) -> Iterator[Split]:
         """Yields the Splits as they are done."""
 
     def merge(self, splits: list[Split], buckets: int, result: str) -> list[File]: ...
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Computes a Plan as a whole, with means of its own against what fails meanwhile: Spark."""
+
+    def compute(self, plan: Plan, result: str, on_progress: Tell) -> Computed:
+        """Put the files into the folder `result` of the run's own."""
 
 
 class Run:
@@ -78,22 +100,19 @@ class Run:
         same = plan.fingerprint == self._view.fingerprint
         return plan if same and plan.topic_id == self._log.describe(plan.topic).id else None
 
-    def run(self, plan: Plan, runner: Runner, *, on_progress: Callable[[Progress], None] = lambda _: None) -> Result:
-        """Do the Plan in `runner`, going on from the Splits that are done.
+    def run(self, plan: Plan, runner: Runner | Engine, *, on_progress: Tell = lambda _: None) -> Result:
+        """Do the Plan in `runner`, going on from the Splits that are done where it goes by Splits.
 
         Raises BadRecord, TopicChanged, OffsetOutOfRange, and StateLocked where another run is under way.
         """
         began = time.monotonic()
         with self._alone():
             self._begin(plan)
-            splits = plan.splits()
-            self._fold(plan, splits, runner, on_progress)
-            counts = [read_counts(split_file(self._folder, split)) for split in splits]
-            slots, events, rejected = (sum(c[name] for c in counts) for name in COUNTS)
             result = f"{time.time_ns():x}"
-            files = runner.merge(splits, bucket_count(slots), result) if splits else []
-            slots = sum(file.rows for file in files)
-            return Result(plan, result, tuple(files), slots, events, rejected, time.monotonic() - began)
+            compute = runner.compute if isinstance(runner, Engine) else partial(self._by_splits, runner)
+            made = compute(plan, result, on_progress)
+            slots, seconds = sum(file.rows for file in made.files), time.monotonic() - began
+            return Result(plan, result, made.files, slots, made.events, made.rejected, seconds)
 
     def finish(self) -> None:
         """Drop what only an unfinished run needs; comes after the publication."""
@@ -119,7 +138,17 @@ class Run:
         temporary.write_bytes(msgspec.json.encode(plan))
         temporary.replace(path)
 
-    def _fold(self, plan: Plan, splits: list[Split], runner: Runner, on_progress: Callable[[Progress], None]) -> None:
+    def _by_splits(self, runner: Runner, plan: Plan, result: str, on_progress: Tell) -> Computed:
+        splits = plan.splits()
+        self._fold(plan, splits, runner, on_progress)
+        done = [split_file(self._folder, split) for split in splits]
+        counts = [read_counts(path) for path in done]
+        events, rejected = (sum(c[name] for c in counts) for name in COUNTS)
+        slots = Population.union(map(read_population, done)).estimate
+        files = runner.merge(splits, bucket_count(slots), result) if splits else []
+        return Computed(tuple(files), events, rejected)
+
+    def _fold(self, plan: Plan, splits: list[Split], runner: Runner, on_progress: Tell) -> None:
         left = [s for s in splits if not split_file(self._folder, s).exists()]
         done = [s for s in splits if s not in set(left)]
 

@@ -6,8 +6,6 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import msgspec
-
 from streamkit.batch.plan import Split
 from streamkit.checkpoint import slot_of
 from streamkit.control import File
@@ -16,7 +14,7 @@ from streamkit.errors import BadRecord
 from streamkit.fold import FOLD_ROWS, Fold, States, fields_of
 from streamkit.log.base import Log
 from streamkit.record import TopicPartition
-from streamkit.store.batchfile import COUNTS, read_partial, write_bucket, write_partial
+from streamkit.store.batchfile import COUNTS, bucket_bytes, read_partial, write_bucket, write_partial
 from streamkit.view import View
 
 _POLL = 50_000
@@ -41,7 +39,6 @@ class Tasks:
             counts["events"] += sum(map(len, batches)) - len(bad)
             self._check_policy([*rejected, *bad])
         merged = self._fold.merge_slots(states.get(split.partition, {}).items())
-        counts["slots"] = len(merged)
         write_partial(split_file(self._folder, split), self._fold, merged, counts)
         return split
 
@@ -53,9 +50,8 @@ class Tasks:
             for slot, state in read_partial(split_file(self._folder, split), bucket, buckets)
         )
         states = self._fold.merge_slots(parts)
-        path = self._folder / result / f"part-{bucket:05}.parquet"
-        file = write_bucket(path, self._view, self._fold, states)
-        return msgspec.structs.replace(file, path=f"{result}/{file.path}")
+        content = bucket_bytes(self._view, self._fold, states)
+        return write_bucket(self._folder, result, bucket, len(states), content)
 
     def _read(self, split: Split) -> Iterator[tuple[list[Decoded], list[Rejected]]]:
         """The Split's values, many at a time."""

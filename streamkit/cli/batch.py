@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -15,8 +15,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from streamkit.batch.local import Inline, Processes
 from streamkit.batch.plan import SPLIT_RECORDS, Plan, make_plan
 from streamkit.batch.publish import discard_old, manifest, publish
+from streamkit.batch.run import Engine, Result, Run, Runner
 from streamkit.batch.run import Progress as Done
-from streamkit.batch.run import Result, Run, Runner
 from streamkit.batch.tasks import Tasks
 from streamkit.cli.options import (
     BROKERS,
@@ -30,6 +30,7 @@ from streamkit.cli.options import (
     open_log,
     out,
 )
+from streamkit.cli.spark import MASTER, SPARK_CONF, Spark, open_spark, spark_asked
 from streamkit.control import Proof
 from streamkit.cut import Cut
 from streamkit.errors import CutMismatch, StateMissing
@@ -52,6 +53,7 @@ CutFrom = tuple[Cut, Mapping[int, int]]
 
 class RunnerName(enum.StrEnum):
     local = "local"
+    spark = "spark"
 
 
 def batch(
@@ -61,6 +63,8 @@ def batch(
     ] = None,
     runner: Annotated[RunnerName, typer.Option(help="What executes the plan.")] = RunnerName.local,
     processes: Annotated[int | None, typer.Option(min=1, help="How many at once.", show_default="all cores")] = None,
+    master: MASTER = None,
+    spark_conf: SPARK_CONF = None,
     split_records: Annotated[int, typer.Option(min=1, help="Records a task reads.")] = SPLIT_RECORDS,
     seal_seconds: Annotated[
         float, typer.Option(min=0, help="How long to wait for the workers to seal; then the Cut is the log's end.")
@@ -74,14 +78,20 @@ def batch(
     A running worker seals its Segments, and their ends are the Cut; without one the Cut is the log's end. A run that is
     stopped or killed leaves the BatchView before it in force, and goes on from its finished splits when started again.
 
+    With `--runner spark` the same is computed by Spark, to the same files: on this machine, or on a cluster.
+
     Examples:  streamkit batch topologies/ad_clicks.py   |   streamkit batch app.py campaign --processes 4
+    streamkit batch app.py --runner spark --master 'local[2]' --spark-conf spark.driver.memory=4g
     """
-    del runner  # one exists
+    asked = spark_asked(runner is RunnerName.spark, master, spark_conf)
     loaded, folder = load(topology, data)
-    with open_log(brokers, client_config) as log:
+    with ExitStack() as stack:
+        log = stack.enter_context(open_log(brokers, client_config))
         check_topics(log, loaded, topology)
-        for view in [loaded.find_view(name) for name in views or loaded.views]:
-            run = BatchRun(loaded, topology, view, log, folder, processes)
+        chosen = [loaded.find_view(name) for name in views or loaded.views]
+        spark = None if asked is None else stack.enter_context(open_spark(asked, topology, log.connection, folder))
+        for view in chosen:
+            run = BatchRun(loaded, topology, view, log, folder, processes, spark=spark)
             run.publish(run.plan(seal_seconds, split_records))
 
 
@@ -97,9 +107,11 @@ class BatchRun:
         folder: DataFolder,
         processes: int | None,
         results: Path | None = None,
+        spark: Spark | None = None,
     ) -> None:
-        """`results` is where results go instead of the batch folder."""
+        """`results` is where results go instead of the batch folder; with `spark` it computes."""
         self.topology, self.spec, self.view, self.log, self.folder = topology, spec, view, log, folder
+        self._spark = spark
         self._processes = processes or os.cpu_count() or 1
         self._results = results or folder.batch
         self._own = self._results / view.name
@@ -139,8 +151,10 @@ class BatchRun:
             err.print(f"view {self.view.name}: the workers have not sealed within {seal_seconds:g} s (--seal-seconds)")
         return sealed
 
-    def runner(self, plan: Plan) -> Runner:
+    def runner(self, plan: Plan) -> Runner | Engine:
         """Processes take a second to start: small work is done here."""
+        if self._spark is not None:
+            return self._spark(self.view, self._own)
         if plan.records <= plan.split_records:
             return Inline(Tasks(self.log, self.view, self._own))
         return Processes(self.spec, self.view.name, self.log.connection, self._own, self._processes)

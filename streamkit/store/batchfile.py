@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bisect
 import decimal
+import io
 import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,12 +21,14 @@ import polars as pl
 from streamkit.checkpoint import slot_key
 from streamkit.control import File
 from streamkit.fold import Fold, States
+from streamkit.store.population import Population
 from streamkit.view import View
 
 SLOT, STATE, HASH = "__slot", "__state", "__hash"
 ROW_GROUP = 8_192
-COUNTS = ("slots", "events", "rejected")
-"""What is counted of a Split: states made, records used, records that could not be used."""
+COUNTS = ("events", "rejected")
+"""What is counted of a Split: records used, records that could not be used."""
+_POPULATION = "population"
 
 
 def write_partial(path: Path, fold: Fold, states: States, counts: Mapping[str, int]) -> None:
@@ -38,7 +41,9 @@ def write_partial(path: Path, fold: Fold, states: States, counts: Mapping[str, i
             STATE: pl.Series([fold.dump(state) for state in states.values()], dtype=pl.Binary),
         }
     )
-    _write(frame, path, {name: str(count) for name, count in counts.items()})
+    metadata = {name: str(count) for name, count in counts.items()}
+    metadata[_POPULATION] = Population.of(slots, fold.view.window).dump().hex()
+    write_file(path, _parquet(frame, metadata))
 
 
 def read_counts(path: Path) -> dict[str, int]:
@@ -47,14 +52,23 @@ def read_counts(path: Path) -> dict[str, int]:
     return {name: int(metadata[name]) for name in COUNTS}
 
 
+def read_population(path: Path) -> Population:
+    """The Slots that a Split which is done has made, for `bucket_count`."""
+    return Population.load(bytes.fromhex(pl.read_parquet_metadata(path)[_POPULATION]))
+
+
 def read_partial(path: Path, bucket: int, buckets: int) -> Iterator[tuple[bytes, bytes]]:
     """The part of a Split's states that belongs to one of `buckets`."""
     lazy = pl.scan_parquet(path).filter(pl.col(HASH) % buckets == bucket).select(SLOT, STATE)
     return lazy.collect().iter_rows()
 
 
-def write_bucket(path: Path, view: View, fold: Fold, states: States) -> File:
-    """One file of a BatchView, sorted by Slot. The path in the File is the name alone."""
+def bucket_name(bucket: int) -> str:
+    return f"part-{bucket:05}.parquet"
+
+
+def bucket_bytes(view: View, fold: Fold, states: States) -> bytes:
+    """What one file of a BatchView holds, sorted by Slot: the same bytes for the same states, wherever made."""
     ordered = sorted((slot_key(slot), slot, state) for slot, state in states.items())
     slots = [slot for _, slot, _ in ordered]
     columns = {
@@ -69,8 +83,14 @@ def write_bucket(path: Path, view: View, fold: Fold, states: States) -> File:
     results = [fold.result(state) for _, _, state in ordered]
     for name in view.aggregates:
         columns[name] = plain_column([r[name] for r in results])
-    _write(pl.DataFrame(columns), path)
-    return File(path.name, len(ordered), path.stat().st_size, checksum(path))
+    return _parquet(pl.DataFrame(columns))
+
+
+def write_bucket(folder: Path, result: str, bucket: int, rows: int, content: bytes) -> File:
+    """Store one file of the result `result` in a View's folder; the path in the File is relative to that."""
+    path = f"{result}/{bucket_name(bucket)}"
+    write_file(folder / path, content)
+    return File(path, rows, len(content), f"{zlib.crc32(content):08x}")
 
 
 class BucketFile:
@@ -136,11 +156,18 @@ def _moments(milliseconds: Sequence[int]) -> pl.Series:
     return pl.Series(milliseconds, dtype=pl.Int64).cast(pl.Datetime("ms", "UTC"))
 
 
-def _write(frame: pl.DataFrame, path: Path, metadata: dict[str, str] | None = None) -> None:
+def _parquet(frame: pl.DataFrame, metadata: dict[str, str] | None = None) -> bytes:
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer, compression="zstd", row_group_size=ROW_GROUP, metadata=metadata)
+    return buffer.getvalue()
+
+
+def write_file(path: Path, content: bytes) -> None:
     """Durable under its name, or absent: a name with half a file behind it would be taken for a finished one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    frame.write_parquet(temporary, compression="zstd", row_group_size=ROW_GROUP, metadata=metadata)
-    with temporary.open("rb") as file:
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
