@@ -32,7 +32,7 @@ def streamkit() -> None:
 
 COMMANDS = (
     "describe", "create-topics", "generate", "load", "worker", "batch", "query", "serve", "verify", "upgrade",
-    "reset",
+    "reset", "archive",
 )  # fmt: skip
 GROUPS = ("broker", "checkpoint", "dead-letter")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streamkit.errors import StreamkitError
@@ -12,7 +13,7 @@ from streamkit.log.base import Log
 if TYPE_CHECKING:
     from streamkit.log.archive.objects import Objects
 
-_NEEDED = ("obstore", "pyarrow")
+_NEEDED = ("obstore", "pyarrow", "pyiceberg")
 
 
 def open_objects(url: str) -> Objects:
@@ -25,14 +26,12 @@ def open_objects(url: str) -> Objects:
     return Objects(url)
 
 
-def open_source(log: Log, url: str, topics: Collection[str]) -> Log:
+def open_source(log: Log, url: str | None, topics: Collection[str]) -> Log:
     """The log, which reads those of `topics` that are archived at `url` from there as far as that goes.
 
     A local folder that does not exist is an archive of nothing; a URL is asked. Raises as `open_objects`.
     """
-    from pathlib import Path
-
-    if "://" not in url and not Path(url).is_dir():
+    if url is None or ("://" not in url and not Path(url).is_dir()):
         return log
     objects = open_objects(url)
     archived = set(topics) & set(objects.folders())

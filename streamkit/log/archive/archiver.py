@@ -132,7 +132,8 @@ class Collector:
 class Archiver:
     """Brings an archive to the log's end: once, or for as long as nobody says stop.
 
-    `on_commit` hears of each index that it has put in force: where the Iceberg table follows.
+    `on_commit` is given each index that it has put in force, and returns the one that is afterwards: there the Iceberg
+    table follows, and small files are joined.
     """
 
     def __init__(
@@ -141,7 +142,7 @@ class Archiver:
         archive: Archive,
         limits: Limits | None = None,
         *,
-        on_commit: Callable[[Index], None] = lambda _: None,
+        on_commit: Callable[[Index], Index] = lambda index: index,
         on_progress: Callable[[Progress], None] = lambda _: None,
     ) -> None:
         self.log, self.archive, self.limits = log, archive, limits or Limits()
@@ -181,7 +182,10 @@ class Archiver:
                 return stop.is_set() or not follow
 
     def commit(self, collector: Collector) -> bool:
-        """Put the index that names what was closed. Raises TopicChanged: what was read may be another topic's."""
+        """Put the index that names what was closed; False where it is not this one to go on from.
+
+        Raises TopicChanged: what was read may be of another topic than the files before.
+        """
         topic_id = self.log.describe(self.archive.topic).id
         if topic_id != self.archive.topic_id:
             raise TopicChanged(
@@ -191,6 +195,5 @@ class Archiver:
         index = collector.base.add(collector.closed)
         if not self.archive.commit(index):
             return False
-        collector.committed(index)
-        self._on_commit(index)
-        return True
+        collector.committed(self._on_commit(index))
+        return collector.base.ends == index.ends

@@ -100,15 +100,16 @@ class IcebergTable:
             if self._at(table) >= index.number:
                 return False
             try:
-                self._commit(table, index)
+                return self._commit(table, index)
             except CommitFailedException:
                 continue  # another archiver's snapshot: look whether it is further than this index
-            return True
         raise ArchiveUnreachable(f"Iceberg table {'.'.join(self.name)}: others commit without pause; try again")
 
-    def _commit(self, table: Table, index: Index) -> None:
+    def _commit(self, table: Table, index: Index) -> bool:
         wanted = {self._archive.url_of(file) for file in index.files if file.records}
         there = {task.file.file_path: task.file for task in table.scan().plan_files()}
+        if wanted == set(there) and there:
+            return False
         properties = {
             INDEX: str(index.number),
             TOPIC_ID: index.topic_id,
@@ -123,6 +124,7 @@ class IcebergTable:
                     snapshot.delete_data_file(file)
                 for file in new:
                     snapshot.append_data_file(file)
+        return True
 
     def _data_file(self, table: Table, path: str) -> DataFile:
         return parquet_file_to_data_file(table.io, table.metadata, path)

@@ -19,8 +19,8 @@ from streamkit.errors import ArchiveDamaged
 from streamkit.log.archive.index import ArchiveFile
 from streamkit.record import Array, Chunk, FlatBytes, FlatChunk, Headers, RecordChunk, TopicPartition, records_of
 
-ROW_GROUP = 16_384
-"""Records: what is decompressed should still be in the processor's cache when it is decoded."""
+ROW_GROUP = 65_536
+"""Records. Between 8,192 and 65,536 reading costs the same; larger ones suit other readers of the table."""
 _GROUP_BYTES = 32 * 1024 * 1024
 
 
