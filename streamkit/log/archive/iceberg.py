@@ -88,7 +88,7 @@ class IcebergTable:
     def expire(self, grace_seconds: float) -> None:
         """Forget snapshots whose files may be deleted; the newest one stays."""
         before = dt.datetime.now(dt.UTC).replace(tzinfo=None) - dt.timedelta(seconds=grace_seconds)
-        table = self._load()
+        table = self.load()
         newest = table.current_snapshot()
         moment = before.replace(tzinfo=dt.UTC).timestamp() * 1000
         if any(s.timestamp_ms < moment and s != newest for s in table.snapshots()):
@@ -96,7 +96,7 @@ class IcebergTable:
 
     def _follow(self, index: Index) -> bool:
         for _ in range(_TRIES):
-            table = self._load()
+            table = self.load()
             if self._at(table) >= index.number:
                 return False
             try:
@@ -142,7 +142,8 @@ class IcebergTable:
             )
         return int(summary[INDEX])
 
-    def _load(self) -> Table:
+    def load(self) -> Table:
+        """The table as it is now, made where it is not there."""
         if self._catalog is None:
             logging.getLogger("pyiceberg").setLevel(logging.ERROR)
             self._catalog = load_catalog(CATALOG, **self._properties)

@@ -92,7 +92,10 @@ class RangeWriter:
         return ArchiveFile(self.partition, self.start, end, *counts, size, digest, path), self._file
 
     def abandon(self) -> None:
-        self._file.close()
+        """Let go of what was written; after `finish` nothing happens."""
+        if not self._file.closed:
+            self._writer.close()
+            self._file.close()
 
     def _write(self) -> None:
         if self._waiting:
