@@ -157,7 +157,7 @@ def _check(archive: Archive, log: Log) -> int:
 
     wrong = list(problems(archive))
     try:
-        reach(log, archive.newest(), archive.topic)
+        reach(log, archive)
     except StreamkitError as error:
         wrong.append(str(error))
     for problem in wrong:

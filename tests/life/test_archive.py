@@ -7,6 +7,7 @@ import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -14,12 +15,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from streamkit.errors import OffsetOutOfRange
 from streamkit.log.archive.archive import Archive
 from streamkit.log.archive.archived import ArchivedLog
 from streamkit.log.archive.archiver import Archiver, Collector, Limits
 from streamkit.log.archive.compaction import groups, join
 from streamkit.log.archive.iceberg import CUT, IcebergTable
 from streamkit.log.archive.index import Index
+from streamkit.log.archive.keeper import Keeper
 from streamkit.log.archive.objects import Objects
 from streamkit.log.memory import MemoryLog
 from streamkit.log.scan import read_all
@@ -82,8 +85,15 @@ class Archivers(RuleBasedStateMachine):
         """Files are written that no index names."""
         process = self.archivers[which]
         if process.collector is None:
-            process.collector = Collector(self.log, self.archive, self.archive.newest(), LIMITS)
-        process.collector.poll(0)
+            process.collector = Collector(self.log, self.archive, LIMITS)
+        try:
+            process.collector.poll(0)
+        except (
+            OffsetOutOfRange
+        ):  # the other one is ahead, and what it has archived is deleted: `Archiver.run` begins again
+            assert process.collector.base.number < self.archive.newest().number
+            self._drop(process)
+            return
         for partition in process.collector.open() if finish else ():
             process.collector.close_range(partition)
 
@@ -157,7 +167,8 @@ class ArchiversWithTables(Archivers):
         if known is not None and set(known.files) <= set(self.archive.newest().files):
             self.table.follow(known)
             summary: Any = self.table.load().current_snapshot()
-            assert {int(p): end for p, end in json.loads(summary.summary[CUT]).items()} >= known.ends
+            cut = json.loads(summary.summary[CUT])
+            assert all(cut[str(partition)] >= end for partition, end in known.ends.items())
 
 
 TestArchivers = Archivers.TestCase
@@ -173,7 +184,7 @@ def test_an_archiver_that_slept_through_a_pruning_is_refused(tmp_path: Path) -> 
 
     def collected() -> Collector:
         log.writer().send("clicks", b"x", partition=0)
-        made = Collector(log, archive, archive.newest(), LIMITS)
+        made = Collector(log, archive, LIMITS)
         made.poll(0)
         made.close_range(0)
         return made
@@ -201,12 +212,8 @@ def make() -> Callable[[Path], tuple[MemoryLog, Archive]]:
 def test_replaced_files_stay_for_readers_of_the_index_before(
     tmp_path: Path, make: Callable[[Path], tuple[MemoryLog, Archive]]
 ) -> None:
-    from streamkit.log.archive.keeper import Keeper
-
     log, archive = make(tmp_path)
     keeper = Keeper(log, archive, LIMITS)
-    from threading import Event
-
     for number in range(3):
         log.writer().send("clicks", b"%d" % number, partition=0)
         keeper.run(Event(), follow=False, on_progress=lambda *_: None)

@@ -151,11 +151,24 @@ class Archive:
         )
 
 
-def reach(log: Log, index: Index, topic: str) -> dict[int, int]:
-    """Where the archive of each partition goes on in the log: its end, or the log's start where it has nothing.
+def reach(log: Log, archive: Archive) -> tuple[Index, dict[int, int]]:
+    """The newest index, and where each partition goes on in the log: at its end, or the log's start without one.
 
     Raises OffsetOutOfRange where the log does not have that offset (any more).
     """
+    index = archive.newest()
+    while True:
+        try:
+            return index, _reach(log, index, archive.topic)
+        except OffsetOutOfRange:
+            # An archiver may have gone on after our look at the index, and retention after it.
+            newer = archive.newest()
+            if newer.number == index.number:
+                raise
+            index = newer
+
+
+def _reach(log: Log, index: Index, topic: str) -> dict[int, int]:
     starts, ends = log.starts(topic), log.ends(topic)
     for partition, reached in index.ends.items():
         start, end = starts.get(partition, 0), ends.get(partition, 0)

@@ -40,8 +40,8 @@ class ArchivedLog:
         archive = self.archive(topic)
         if archive is None:
             return self._log.starts(topic)
-        index = archive.newest()
-        return {p: index.starts.get(p, offset) for p, offset in reach(self._log, index, topic).items()}
+        index, reached = reach(self._log, archive)
+        return {p: index.starts.get(p, offset) for p, offset in reached.items()}
 
     def reader(self, positions: Mapping[TopicPartition, int]) -> Reader:
         archives = {topic: self.archive(topic) for topic in {source.topic for source in positions}}
@@ -79,7 +79,7 @@ class ArchivedReader:
                     del self._files[source]
                     self._place(source, file.file.end)
         left = max_records - sum(map(len, chunks))
-        return chunks + (self._reader.poll(left, 0.0 if waiting else timeout) if left > 0 else [])
+        return chunks + (self._poll_log(left, 0.0 if waiting else timeout) if left > 0 else [])
 
     def positions(self) -> dict[TopicPartition, int]:
         archived = {source: file.position for source, file in self._files.items()}
@@ -108,6 +108,22 @@ class ArchivedReader:
 
     def close(self) -> None:
         self._reader.close()
+
+    def _poll_log(self, most: int, timeout: float) -> list[Chunk]:
+        """What retention deletes before it is read here, an archiver has archived: then back to the archive."""
+        try:
+            return self._reader.poll(most, timeout)
+        except OffsetOutOfRange:
+            places = [(source, at) for source, at in self._reader.positions().items() if source.topic in self._archives]
+            newest = {topic: archive.newest() for topic, archive in self._archives.items()}
+            gone = [(source, at) for source, at in places if newest[source.topic].at(source.partition, at)]
+            if not gone:
+                raise
+            self._indexes = newest
+            self._reader.remove([source for source, _ in gone])
+            for source, at in gone:
+                self._place(source, at)
+            return []
 
     def _place(self, source: TopicPartition, offset: int) -> None:
         """Read on at an offset: in the archive if that has it, by an index as new as need be."""

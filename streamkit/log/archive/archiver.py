@@ -10,7 +10,7 @@ from threading import Event
 
 import numpy as np
 
-from streamkit.errors import TopicChanged
+from streamkit.errors import OffsetOutOfRange, TopicChanged
 from streamkit.log.archive.archive import Archive, reach
 from streamkit.log.archive.index import ArchiveFile, Index
 from streamkit.log.archive.parquet import RangeWriter, part
@@ -48,13 +48,12 @@ class Collector:
     Ranges end at multiples of `limits.records`, so that a range is a Split's, and files can be joined to whole ones.
     """
 
-    def __init__(self, log: Log, archive: Archive, base: Index, limits: Limits) -> None:
+    def __init__(self, log: Log, archive: Archive, limits: Limits) -> None:
         self._archive, self._limits = archive, limits
-        self.base = base
         self.closed: list[ArchiveFile] = []
         """Written, and named by no index yet."""
         self.records = self.archived = 0
-        self._reached = reach(log, base, archive.topic)
+        self.base, self._reached = reach(log, archive)
         self._writers: dict[int, RangeWriter] = {}
         self._bounds: dict[int, int] = {}
         self._begun: dict[int, float] = {}
@@ -155,8 +154,14 @@ class Archiver:
         """
         records, target = 0, self.log.ends(self.archive.topic)
         while True:
-            with closing(Collector(self.log, self.archive, self.archive.newest(), self.limits)) as collector:
-                done = self._collect(collector, target, stop, follow=follow)
+            with closing(Collector(self.log, self.archive, self.limits)) as collector:
+                try:
+                    done = self._collect(collector, target, stop, follow=follow)
+                except OffsetOutOfRange:
+                    # Another archiver is ahead of this one, and retention deletes what that one has archived.
+                    if self.archive.newest().number == collector.base.number:
+                        raise
+                    done = False
                 records += collector.archived
             if done:
                 return records

@@ -194,5 +194,5 @@ def _flat(array: Any) -> FlatBytes:
 
 def _headers(column: Any) -> dict[int, Headers]:
     places = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False)).tolist()
-    rows = column.take(pa.array(places)).to_pylist()
+    rows = column.take(pa.array(places, pa.int64())).to_pylist()
     return {place: [(h["key"], h["value"]) for h in row] for place, row in zip(places, rows, strict=True)}
