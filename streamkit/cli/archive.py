@@ -104,11 +104,12 @@ def _properties(archive: Archive, folder: DataFolder, given: list[str]) -> dict[
     for name, equals, _ in pairs:
         if not name or not equals:
             raise DefinitionError(f"--catalog {name}: expected NAME=VALUE, as in --catalog uri=http://catalog:8181")
-    if pairs:
-        return {name: value for name, _, value in pairs}
+    named = {name: value for name, _, value in pairs}
+    if named.keys() & {"type", "uri"}:
+        return named
     place = (archive.objects.folder or folder.path).absolute()
     place.mkdir(parents=True, exist_ok=True)
-    return {"type": "sql", "uri": f"sqlite:///{place / 'iceberg.sqlite'}"}
+    return {"type": "sql", "uri": f"sqlite:///{place / 'iceberg.sqlite'}", **named}
 
 
 def _run(keeper: Keeper, stop: Event, *, follow: bool) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import logging
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -68,7 +69,7 @@ class IcebergTable:
     def __init__(self, archive: Archive, topology: str, properties: Mapping[str, str]) -> None:
         self._archive = archive
         self.name = (topology, archive.topic)
-        self._properties = {"warehouse": archive.objects.url, **properties}
+        self._properties = {"warehouse": archive.objects.url, **_from_environment(), **properties}
         self._catalog: Catalog | None = None
 
     def follow(self, index: Index) -> bool:
@@ -156,3 +157,9 @@ class IcebergTable:
             return self._catalog.create_table(self.name, SCHEMA, properties=_PROPERTIES)
         except (TableAlreadyExistsError, NamespaceAlreadyExistsError):
             return self._catalog.load_table(self.name)
+
+
+def _from_environment() -> dict[str, str]:
+    """What obstore takes from there and pyiceberg does not."""
+    names = {"AWS_ENDPOINT_URL": "s3.endpoint", "AWS_DEFAULT_REGION": "s3.region", "AWS_REGION": "s3.region"}
+    return {name: os.environ[variable] for variable, name in names.items() if os.environ.get(variable)}

@@ -61,7 +61,7 @@ class Objects:
         def ask() -> list[str]:
             return sorted(meta["path"] for batch in obstore.list(self._store, prefix=folder) for meta in batch)
 
-        return self._ask(ask, folder)
+        return self._ask(ask, folder, absent=ArchiveUnreachable)
 
     def folders(self, folder: str = "") -> list[str]:
         """The names of the folders in a folder, sorted."""
@@ -70,7 +70,7 @@ class Objects:
             found = obstore.list_with_delimiter(self._store, folder or None)["common_prefixes"]
             return sorted(path.rstrip("/").rpartition("/")[2] for path in found)
 
-        return self._ask(ask, folder)
+        return self._ask(ask, folder, absent=ArchiveUnreachable)
 
     def delete(self, paths: Iterable[str]) -> None:
         """What is not there is gone already."""
@@ -83,12 +83,14 @@ class Objects:
     def url_of(self, path: str) -> str:
         return f"{self.url}/{path}"
 
-    def _ask(self, request: Callable[[], T], path: str) -> T:
+    def _ask(self, request: Callable[[], T], path: str, absent: type[Exception] = FileNotFoundError) -> T:
         try:
             return request()
-        except (FileNotFoundError, AlreadyExistsError):
+        except AlreadyExistsError:
             raise
         except (BaseError, OSError, ValueError) as error:
+            if isinstance(error, FileNotFoundError) and absent is FileNotFoundError:
+                raise
             # Behind its first line come the client's inner values.
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise ArchiveUnreachable(
