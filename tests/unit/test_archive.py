@@ -19,6 +19,7 @@ from streamkit.log.archive.archiver import Limits
 from streamkit.log.archive.iceberg import CUT, SCHEMA, TOPIC_ID, IcebergTable
 from streamkit.log.archive.keeper import Keeper, problems
 from streamkit.log.archive.objects import Objects
+from streamkit.log.base import TopicInfo
 from streamkit.log.memory import MemoryLog
 from streamkit.log.scan import read_all
 from streamkit.record import FlatChunk, Record, TopicPartition
@@ -134,6 +135,13 @@ def test_files_that_are_not_what_was_written_are_named(log: MemoryLog, archive: 
     assert "is missing" in second
     with expect(ArchiveDamaged, "clicks/0: [0, 20)", "Bring it back"):
         records(archived(log, archive))
+
+
+def test_an_id_with_slashes_is_one_folder(tmp_path: Path) -> None:
+    made = Archive(Objects(str(tmp_path)), "clicks", "a/b+c/d")
+    assert made.commit(made.newest().add([]))
+    assert Archive.of(made.objects, TopicInfo("clicks", "a/b+c/d", 2)).newest().number == 1
+    assert made.objects.folders("clicks") == ["a_b-c_d"]
 
 
 def test_an_index_of_another_topic_is_refused(log: MemoryLog, archive: Archive, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import msgspec
 
 from streamkit.errors import ArchiveDamaged, OffsetOutOfRange, TopicChanged
-from streamkit.log.archive.index import ArchiveFile, Index, data_path, index_path
+from streamkit.log.archive.index import ArchiveFile, Index, data_path, folder_of, index_path
 from streamkit.log.archive.objects import Objects
 from streamkit.log.archive.parquet import FileReader, RangeWriter
 from streamkit.log.base import Log, TopicInfo
@@ -26,12 +26,12 @@ class Archive:
 
     def __init__(self, objects: Objects, topic: str, topic_id: str) -> None:
         self.objects, self.topic, self.topic_id = objects, topic, topic_id
-        self._folder = f"{topic}/{topic_id}"
+        self._folder = f"{topic}/{folder_of(topic_id)}"
 
     @classmethod
     def of(cls, objects: Objects, topic: TopicInfo) -> Archive:
         """Raises TopicChanged where the archive is of an earlier topic of that name."""
-        others = [found for found in objects.folders(topic.name) if found != topic.id]
+        others = [found for found in objects.folders(topic.name) if found != folder_of(topic.id)]
         if others:
             raise TopicChanged(
                 f"topic {topic.name!r} was deleted and made again: its id is {topic.id}, and the archive "

@@ -135,3 +135,12 @@ def index_path(number: int) -> str:
 def data_path(partition: int, start: int, end: int) -> str:
     """A name that nobody else gives: two archivers may write the same range, and an index names one of the two."""
     return f"data/{partition:05}/{start:020}-{end:020}-{uuid.uuid4().hex[:12]}.parquet"
+
+
+def folder_of(topic_id: str) -> str:
+    """A topic's id as a folder's name: as Kafka's own tools write it, librdkafka does not.
+
+    >>> folder_of("KZjBQynDRhG/3C4WiJJs+w")
+    'KZjBQynDRhG_3C4WiJJs-w'
+    """
+    return topic_id.replace("/", "_").replace("+", "-")
