@@ -199,7 +199,7 @@ def check_reach(plan: Plan, seam: Seam) -> None:
         if plan.starts[partition] < began:
             raise CutMismatch(
                 f"{plan.topic}/{partition}: recomputed from {plan.starts[partition]} on, by the archive, and what was "
-                f"there began at {began}, where the log did"
+                f"there began at {began}, where the log did; from the next published batch on, both reach as far"
             )
 
 

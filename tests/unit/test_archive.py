@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from threading import Event
 
@@ -84,6 +85,21 @@ def test_what_was_archived_is_read_without_an_object_a_record(log: MemoryLog, ar
 
 
 FlatChunkPadding = 16
+
+
+def test_what_is_deleted_under_a_readers_eyes_is_read_from_the_archive(log: MemoryLog, archive: Archive) -> None:
+    sources = {TopicPartition("clicks", partition): 0 for partition in range(2)}
+    read: list[tuple[int, int]] = []
+    with closing(archived(log, archive).reader(sources)) as reader:
+        for _ in range(4):
+            send(log, 50)
+            keep(log, archive)
+            log.delete_records("clicks", log.ends("clicks"))
+            log.gap("clicks", 0)
+            while reader.positions() != {source: log.ends("clicks")[source.partition] for source in sources}:
+                read += [(chunk.source.partition, offset) for chunk in reader.poll(7, 0) for offset in chunk.offsets]
+    assert len(read) == 200
+    assert sorted(read) == [(r.partition, r.offset) for r in records(archived(log, archive))]
 
 
 def test_ranges_end_at_multiples_and_name_their_offsets(log: MemoryLog, archive: Archive) -> None:

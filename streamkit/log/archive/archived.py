@@ -52,8 +52,8 @@ class ArchivedLog:
 class ArchivedReader:
     """Reads each partition from its archive as far as that goes, then from the log.
 
-    Where the archive ends is looked up again when it is reached: while a long archive is read, retention goes on
-    deleting, and what it deletes an archiver has archived before.
+    Where retention was quicker than it, as while a long archive is read, the archive has gone on meanwhile, and so does
+    this reader there.
     """
 
     def __init__(self, log: Log, archives: Mapping[str, Archive], positions: Mapping[TopicPartition, int]) -> None:
@@ -126,14 +126,10 @@ class ArchivedReader:
             return []
 
     def _place(self, source: TopicPartition, offset: int) -> None:
-        """Read on at an offset: in the archive if that has it, by an index as new as need be."""
-        archive = self._archives[source.topic]
+        """Read on at an offset: in the archive if that has it."""
         file = self._index(source).at(source.partition, offset)
-        if file is None:
-            self._indexes[source.topic] = archive.newest()
-            file = self._index(source).at(source.partition, offset)
         if file is not None:
-            self._files[source] = _OpenFile(archive, file, offset)
+            self._files[source] = _OpenFile(self._archives[source.topic], file, offset)
         elif offset < self._index(source).starts.get(source.partition, 0):
             self._refused[source] = offset
         else:

@@ -179,10 +179,10 @@ class Archiver:
             if follow and time.monotonic() - looked > _LOOK_SECONDS:
                 looked, before, target = time.monotonic(), target, self.log.ends(self.archive.topic)
                 done = done or set(target) != set(before)
-            self._on_progress(Progress(collector.records, len(collector.base.files), collector.left(target)))
             waiting = len(collector.closed)
             if waiting and (done or due or waiting >= _FILES or (follow and not busy)) and not self.commit(collector):
                 return False
+            self._on_progress(Progress(collector.records, len(collector.base.files), collector.left(target)))
             if done:  # where partitions came, what is open is read again with them
                 return stop.is_set() or not follow
 
