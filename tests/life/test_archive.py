@@ -200,6 +200,22 @@ def test_an_archiver_that_slept_through_a_pruning_is_refused(tmp_path: Path) -> 
     sleeper.close()
 
 
+def test_of_two_archivers_that_read_the_same_one_is_refused(tmp_path: Path) -> None:
+    log = MemoryLog()
+    archive = Archive.of(Objects(str(tmp_path)), log.create("clicks", partitions=1))
+    log.writer().send("clicks", b"x", partition=0)
+    both = [Collector(log, archive, LIMITS), Collector(log, archive, LIMITS)]
+    for collector in both:
+        collector.poll(0)
+        collector.close_range(0)
+    archiver = Archiver(log, archive, LIMITS)
+    assert [archiver.commit(collector) for collector in both] == [True, False]
+    assert archive.newest() == both[0].base
+    assert archiver.run(Event()) == 0
+    for collector in both:
+        collector.close()
+
+
 @pytest.fixture
 def make() -> Callable[[Path], tuple[MemoryLog, Archive]]:
     def made(folder: Path) -> tuple[MemoryLog, Archive]:

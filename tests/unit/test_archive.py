@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from threading import Event
 
 import duckdb
+import msgspec
 import pytest
+from pyiceberg.table import Table
 
 from streamkit.errors import ArchiveDamaged, ArchiveUnreachable, OffsetOutOfRange, TopicChanged
 from streamkit.log.archive import open_source
 from streamkit.log.archive.archive import Archive
 from streamkit.log.archive.archived import ArchivedLog
 from streamkit.log.archive.archiver import Limits
-from streamkit.log.archive.iceberg import CUT, SCHEMA, TOPIC_ID, IcebergTable
+from streamkit.log.archive.iceberg import CUT, INDEX, SCHEMA, TOPIC_ID, IcebergTable
+from streamkit.log.archive.index import index_path
 from streamkit.log.archive.keeper import Keeper, problems
 from streamkit.log.archive.objects import Objects
 from streamkit.log.base import TopicInfo
@@ -153,6 +156,20 @@ def test_files_that_are_not_what_was_written_are_named(log: MemoryLog, archive: 
         records(archived(log, archive))
 
 
+def test_ranges_that_do_not_lead_on_are_refused(log: MemoryLog, archive: Archive) -> None:
+    send(log, 90)
+    keep(log, archive)
+    index = archive.newest()
+    lacking = msgspec.structs.replace(index, files=tuple(f for f in index.files if f != index.of[0][1]))
+    with expect(ArchiveDamaged, "clicks/0", "leads from [0, 20) to [40, 45): expected a range from 20 on"):
+        lacking.add([])
+    (first, *_), number = index.of[0], index.number + 1
+    broken = msgspec.structs.replace(index, number=number, files=(*index.files, first))
+    assert archive.objects.create(f"clicks/{archive.topic_id}/{index_path(number)}", msgspec.json.encode(broken))
+    with expect(ArchiveDamaged, "clicks/0", "[0, 20)"):
+        records(archived(log, archive))
+
+
 def test_an_id_with_slashes_is_one_folder(tmp_path: Path) -> None:
     made = Archive(Objects(str(tmp_path)), "clicks", "a/b+c/d")
     assert made.commit(made.newest().add([]))
@@ -202,6 +219,37 @@ def test_other_readers_find_each_record_once(log: MemoryLog, archive: Archive, t
     with table.scan().to_duckdb("clicks") as connection:
         assert connection.sql("select count(*), max(len(_headers)) from clicks").fetchall() == [(42, 2)]
     assert len(table.scan().to_polars()) == 42
+
+
+class Overtaken(IcebergTable):
+    """Somebody else commits between its look at the table and its own commit."""
+
+    meanwhile: Callable[[], object] | None = None
+
+    def load(self) -> Table:
+        table = super().load()
+        act, self.meanwhile = self.meanwhile, None
+        if act is not None:
+            act()
+        return table
+
+
+def test_a_table_never_goes_back_to_an_older_index(log: MemoryLog, archive: Archive, tmp_path: Path) -> None:
+    catalog = {"type": "sql", "uri": f"sqlite:///{tmp_path}/iceberg.sqlite"}
+    indexes = []
+    for _ in range(3):
+        send(log, 10)
+        keep(log, archive)
+        indexes.append(archive.newest())
+    first, second, third = indexes
+    slow, quick = Overtaken(archive, "ads", catalog), IcebergTable(archive, "ads", catalog)
+    assert slow.follow(first)
+    slow.meanwhile = lambda: quick.follow(third)
+    assert not slow.follow(second)
+    assert not slow.follow(first)
+    table = quick.load()
+    assert table.scan().to_arrow().num_rows == 30
+    assert table.current_snapshot().summary[INDEX] == "3"  # type: ignore[union-attr,index]
 
 
 @pytest.fixture
