@@ -9,7 +9,7 @@ help: ## this list
 .venv/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed; make PYTHON=python3.12 ..."'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[broker,columns,package,spark,topologies,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[archive,broker,columns,package,spark,topologies,dev]'
 	touch $@
 
 demo: .venv/installed ## a broker, 500,000 ad events, a worker that is killed, a batch, and exact answers

@@ -11,6 +11,8 @@
     │   ├── TopicChanged       a topic was deleted and made again, or its partitions changed
     │   ├── OffsetOutOfRange   retention has deleted records that are still needed
     │   ├── DeliveryFailed     the broker refused a record that was sent
+    │   ├── ArchiveUnreachable the object store of an archive does not answer, or refuses
+    │   ├── ArchiveDamaged     an archive is not what its index says
     │   └── Fenced             this worker's partitions, or its transactional id, are another's by now
     ├── StateError             the state on disk cannot be used
     │   ├── StateLocked        another worker holds it
@@ -72,6 +74,14 @@ class OffsetOutOfRange(LogError):
 
 class DeliveryFailed(LogError):
     """The broker refused a record."""
+
+
+class ArchiveUnreachable(LogError):
+    """The object store or folder of an archive does not answer, or refuses."""
+
+
+class ArchiveDamaged(LogError):
+    """A file of an archive is missing, or it is not what its index says."""
 
 
 class Fenced(LogError):

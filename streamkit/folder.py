@@ -86,6 +86,11 @@ class DataFolder:
         return self.path / "batch"
 
     @property
+    def archive(self) -> str:
+        """Where topics are archived, unless it is said: STREAMKIT_ARCHIVE, or a folder."""
+        return os.environ.get("STREAMKIT_ARCHIVE") or str(self.path / "archive")
+
+    @property
     def replica(self) -> Path:
         """A reader's own copy of all tasks, where it follows the changelogs."""
         return self.path / "replica"

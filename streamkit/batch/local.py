@@ -16,6 +16,7 @@ from streamkit.batch.plan import Split
 from streamkit.batch.tasks import Tasks
 from streamkit.control import File
 from streamkit.loading import load_topology
+from streamkit.log.archive import open_source
 from streamkit.log.kafka import KafkaLog
 from streamkit.settings import Connection
 
@@ -44,6 +45,8 @@ class Processes:
     connection: Connection
     folder: Path
     processes: int
+    archive: str | None = None
+    """Where the topic's archive is, if anywhere."""
 
     def fold(self, splits: list[Split]) -> Iterator[Split]:
         return self._map(_fold, [(split,) for split in splits])
@@ -58,7 +61,7 @@ class Processes:
             min(self.processes, len(arguments)) or 1,
             mp_context=get_context("spawn"),
             initializer=_start,
-            initargs=(self.topology, self.view, self.connection, self.folder),
+            initargs=(self.topology, self.view, self.connection, self.folder, self.archive),
         )
         try:
             for done in as_completed([executor.submit(function, *a) for a in arguments]):
@@ -70,11 +73,12 @@ class Processes:
 _tasks: Tasks | None = None
 
 
-def _start(topology: str, view: str, connection: Connection, folder: Path) -> None:
+def _start(topology: str, view: str, connection: Connection, folder: Path, archive: str | None) -> None:
     global _tasks
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent tells us when to stop
     threading.Thread(target=leave_with_parent, daemon=True).start()
-    _tasks = Tasks(KafkaLog(connection), load_topology(topology).find_view(view), folder)
+    found = load_topology(topology).find_view(view)
+    _tasks = Tasks(open_source(KafkaLog(connection), archive, [found.topic.name]), found, folder)
 
 
 def leave_with_parent() -> None:

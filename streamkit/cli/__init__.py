@@ -32,7 +32,7 @@ def streamkit() -> None:
 
 COMMANDS = (
     "describe", "create-topics", "generate", "load", "worker", "batch", "mapreduce", "query", "serve", "verify",
-    "upgrade", "reset", "package",
+    "upgrade", "reset", "archive", "package",
 )  # fmt: skip
 GROUPS = ("broker", "checkpoint", "dead-letter")
 

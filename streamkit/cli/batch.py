@@ -19,6 +19,7 @@ from streamkit.batch.run import Engine, Result, Run, Runner
 from streamkit.batch.run import Progress as Done
 from streamkit.batch.tasks import Tasks
 from streamkit.cli.options import (
+    ARCHIVE,
     BROKERS,
     CLIENT_CONFIG,
     DATA,
@@ -36,11 +37,13 @@ from streamkit.cut import Cut
 from streamkit.errors import CutMismatch, StateMissing
 from streamkit.fold import Fold
 from streamkit.folder import DataFolder
+from streamkit.log.archive import open_source
 from streamkit.log.control import ControlTopic, request_seal
 from streamkit.log.kafka import KafkaLog
 from streamkit.serving.batches import states_of
 from streamkit.serving.connect import open_serving
 from streamkit.serving.proof import compare
+from streamkit.serving.seam import Seam
 from streamkit.speed.worker import group_of
 from streamkit.topology import Topology
 from streamkit.view import View
@@ -69,6 +72,7 @@ def batch(
     seal_seconds: Annotated[
         float, typer.Option(min=0, help="How long to wait for the workers to seal; then the Cut is the log's end.")
     ] = SEAL_SECONDS,
+    archive: ARCHIVE = None,
     brokers: BROKERS = None,
     client_config: CLIENT_CONFIG = None,
     data: DATA = None,
@@ -77,6 +81,7 @@ def batch(
 
     A running worker seals its Segments, and their ends are the Cut; without one the Cut is the log's end. A run that is
     stopped or killed leaves the BatchView before it in force, and goes on from its finished splits when started again.
+    A topic that is archived (`streamkit archive`) is read from its archive as far as that goes, then from the log.
 
     With `--runner spark` the same is computed by Spark, to the same files: on this machine, or on a cluster.
 
@@ -91,7 +96,7 @@ def batch(
         chosen = [loaded.find_view(name) for name in views or loaded.views]
         spark = None if asked is None else stack.enter_context(open_spark(asked, topology, log.connection, folder))
         for view in chosen:
-            run = BatchRun(loaded, topology, view, log, folder, processes, spark=spark)
+            run = BatchRun(loaded, topology, view, log, folder, processes, spark=spark, archive=archive)
             run.publish(run.plan(seal_seconds, split_records))
 
 
@@ -108,14 +113,18 @@ class BatchRun:
         processes: int | None,
         results: Path | None = None,
         spark: Spark | None = None,
+        archive: str | None = None,
     ) -> None:
-        """`results` is where results go instead of the batch folder; with `spark` it computes."""
+        """`results` is where results go instead of the batch folder, `archive` where topics are archived; with `spark`
+        Spark computes."""
         self.topology, self.spec, self.view, self.log, self.folder = topology, spec, view, log, folder
         self._spark = spark
         self._processes = processes or os.cpu_count() or 1
         self._results = results or folder.batch
         self._own = self._results / view.name
-        self._run = Run(log, view, self._own)
+        self._archive = archive or folder.archive
+        self.source = open_source(log, self._archive, [view.topic.name])
+        self._run = Run(self.source, view, self._own)
 
     def plan(self, seal_seconds: float, split_records: int, at: CutFrom | None = None) -> Plan:
         """The Plan of a run that was stopped, else one for `at`, else for where the workers seal."""
@@ -123,10 +132,10 @@ class BatchRun:
         if unfinished is not None:
             err.print(f"view {self.view.name}: going on with the run that was stopped, at its Cut {unfinished.cut}")
             return unfinished
-        if is_empty(self.log, self.view.topic.name):
+        if is_empty(self.source, self.view.topic.name):
             err.print(f"view {self.view.name}: topic {self.view.topic.name!r} is empty; its BatchView will be, too")
         cut, counted_from = at or self.cut(seal_seconds)
-        return make_plan(self.view, cut, self.log.starts(self.view.topic.name), counted_from, split_records)
+        return make_plan(self.view, cut, self.source.starts(self.view.topic.name), counted_from, split_records)
 
     def cut(self, seal_seconds: float) -> CutFrom:
         topic = self.log.describe(self.view.topic.name)
@@ -156,8 +165,9 @@ class BatchRun:
         if self._spark is not None:
             return self._spark(self.view, self._own)
         if plan.records <= plan.split_records:
-            return Inline(Tasks(self.log, self.view, self._own))
-        return Processes(self.spec, self.view.name, self.log.connection, self._own, self._processes)
+            return Inline(Tasks(self.source, self.view, self._own))
+        own = (self.log.connection, self._own, self._processes, self._archive)
+        return Processes(self.spec, self.view.name, *own)
 
     def compute(self, plan: Plan) -> Result:
         with progress(self.view.name) as on_progress:
@@ -192,7 +202,20 @@ class BatchRun:
         fold = Fold(self.view)
         with open_serving(self.topology, self.log, self.folder) as serving:
             seam = serving.seam_at(self.view, result.plan.cut)
+            check_reach(result.plan, seam)
             return compare(fold, serving.merged(self.view, seam), states_of(fold, self._results, result.files))
+
+
+def check_reach(plan: Plan, seam: Seam) -> None:
+    """Raises CutMismatch where the archive gave records from before the speed layer, or an older result, began."""
+    for partition, spans in seam.segments.items():
+        counted = seam.batch.starts.get(partition) if seam.batch else None
+        began = counted if counted is not None else spans[0][0] if spans else plan.starts[partition]
+        if plan.starts[partition] < began:
+            raise CutMismatch(
+                f"{plan.topic}/{partition}: recomputed from {plan.starts[partition]} on, by the archive, and what was "
+                f"there began at {began}, where the log did; from the next published batch on, both reach as far"
+            )
 
 
 def _said(proof: Proof | None) -> str:

@@ -45,6 +45,17 @@ DATA = Annotated[
     typer.Option("--data", envvar="STREAMKIT_DATA", help="The data folder.", show_default=".streamkit"),
 ]
 
+ARCHIVE = Annotated[
+    str | None,
+    typer.Option(
+        "--archive",
+        envvar="STREAMKIT_ARCHIVE",
+        metavar="URL",
+        help="Where topics are archived: a folder, s3://bucket/path, gs://..., az://...",
+        show_default="DATA/TOPOLOGY/archive",
+    ),
+]
+
 out = Console(highlight=False, soft_wrap=True)
 """What was asked for: goes to standard output."""
 

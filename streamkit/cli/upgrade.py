@@ -12,7 +12,19 @@ import typer
 from streamkit.batch.plan import SPLIT_RECORDS
 from streamkit.checkpoint import Segments
 from streamkit.cli.batch import SEAL_SECONDS, BatchRun, CutFrom
-from streamkit.cli.options import BROKERS, CLIENT_CONFIG, DATA, TOPOLOGY, VIEW, check_topics, err, load, open_log, out
+from streamkit.cli.options import (
+    ARCHIVE,
+    BROKERS,
+    CLIENT_CONFIG,
+    DATA,
+    TOPOLOGY,
+    VIEW,
+    check_topics,
+    err,
+    load,
+    open_log,
+    out,
+)
 from streamkit.control import BatchView, Promoted
 from streamkit.cut import Cut
 from streamkit.errors import CutMismatch, DefinitionError, StateMissing
@@ -45,6 +57,7 @@ def upgrade(
         float, typer.Option(min=0, help="How long to wait for the workers to follow the log with the new version.")
     ] = 120.0,
     processes: Annotated[int | None, typer.Option(min=1, help="For the batch.", show_default="all cores")] = None,
+    archive: ARCHIVE = None,
     brokers: BROKERS = None,
     client_config: CLIENT_CONFIG = None,
     data: DATA = None,
@@ -72,7 +85,7 @@ def upgrade(
                 wait = _Wait(loaded, log, folder, wait_seconds)
                 before = _declared(loaded, view, old, new)
                 at = wait.for_workers(topology, before, new)
-                run = BatchRun(loaded, topology, new, log, folder, processes)
+                run = BatchRun(loaded, topology, new, log, folder, processes, archive=archive)
                 run.publish(run.plan(SEAL_SECONDS, SPLIT_RECORDS, at))
                 control.catch_up()
                 _show(wait.for_one_cut(before, new, control.published.latest(new.name)), before, new)

@@ -11,7 +11,19 @@ import typer
 
 from streamkit.batch.plan import SPLIT_RECORDS, make_plan
 from streamkit.cli.batch import SEAL_SECONDS, BatchRun
-from streamkit.cli.options import BROKERS, CLIENT_CONFIG, DATA, TOPOLOGY, VIEW, check_topics, err, load, open_log, out
+from streamkit.cli.options import (
+    ARCHIVE,
+    BROKERS,
+    CLIENT_CONFIG,
+    DATA,
+    TOPOLOGY,
+    VIEW,
+    check_topics,
+    err,
+    load,
+    open_log,
+    out,
+)
 from streamkit.cut import Cut
 from streamkit.errors import StateMissing
 from streamkit.log.control import ControlTopic
@@ -25,11 +37,12 @@ def verify(
     seal_seconds: Annotated[
         float, typer.Option(min=0, help="How long to wait for the workers to seal.")
     ] = SEAL_SECONDS,
+    archive: ARCHIVE = None,
     brokers: BROKERS = None,
     client_config: CLIENT_CONFIG = None,
     data: DATA = None,
 ) -> None:
-    """Recompute a View from the log and compare it, key by key, with BatchView + Segments at the same Cut.
+    """Recompute a View from archive and log and compare it, key by key, with BatchView + Segments at the same Cut.
 
     Prints the number of differences and the first divergence. Exit status: 0 for none, 1 for some.
 
@@ -41,9 +54,9 @@ def verify(
         found = loaded.find_view(view)
         folder.root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="verify-", dir=folder.root) as results:
-            run = BatchRun(loaded, topology, found, log, folder, processes, Path(results))
+            run = BatchRun(loaded, topology, found, log, folder, processes, Path(results), archive=archive)
             cut = _cut(run, seal_seconds)
-            plan = make_plan(found, cut, log.starts(found.topic.name), {}, SPLIT_RECORDS)
+            plan = make_plan(found, cut, run.source.starts(found.topic.name), {}, SPLIT_RECORDS)
             result = run.compute(plan)
             proof = run.prove(result)
     out.print(
