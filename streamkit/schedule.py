@@ -1,7 +1,7 @@
 """Schedules: when a View is recomputed, and what is due now, told by the history alone. Pure: the clock is an argument.
 
-Times are milliseconds since the epoch, UTC. Scheduled times are the multiples of `every` since the epoch: "1h" is on the
-hour, "1d" at midnight UTC, wherever and whenever a scheduler was started.
+Times are milliseconds since the epoch, UTC. Scheduled times are the multiples of `every` since the epoch: "1h" is on
+the hour, "1d" at midnight UTC, wherever and whenever a scheduler was started.
 """
 
 from __future__ import annotations
@@ -62,6 +62,9 @@ class Due(msgspec.Struct, frozen=True):
     passed: int = 0
     first: bool = False
 
+    def not_before(self, time: int) -> Due:
+        return msgspec.structs.replace(self, begin=max(self.begin, time))
+
     def trigger(self, since: int) -> Trigger:
         """Why it is run, by a scheduler that looks after things since then."""
         return "first" if self.first else "missed" if self.at < since else "scheduled"
@@ -114,4 +117,4 @@ def _retry(runs: Sequence[Ran], every: int) -> int:
     if not failures:
         return 0
     end = ends[-1].time
-    return min(end + _BACKOFF * 2 ** min(failures - 1, 20), (end // every + 1) * every)
+    return min(end + (_BACKOFF << min(failures - 1, 20)), (end // every + 1) * every)

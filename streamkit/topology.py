@@ -118,9 +118,9 @@ class Topology:
         records for which it is true; without `window` a key has one state for all time. A changed
         definition is declared beside the old one with the next `version`; `streamkit upgrade` switches readers over.
 
-        `batch_every="1h"` has `streamkit scheduler` (and `streamkit up`) recompute it each hour, on the hour in UTC; with
-        `batch_full_every="1d"` from the last BatchView on, and once a day from the log's start, which proves the others.
-        Raises DefinitionError.
+        `batch_every="1h"` has `streamkit scheduler` (and `streamkit up`) recompute it each hour, on the hour in UTC;
+        with `batch_full_every="1d"` from the last BatchView on, and once a day from the log's start, which proves the
+        others. Raises DefinitionError.
         """
         _checked_name("view", name)
         if version < 1:

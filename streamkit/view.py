@@ -66,7 +66,8 @@ class View:
     """A View's definition. Make it with `Topology.view`, which checks it.
 
     `keys` maps the key parts' names to polars expressions over the topic's fields; `aggregates` are bound to them.
-    `schedule` is when the batch layer recomputes it by itself, and no part of the fingerprint. Versions of one View live side by side; the first is named as the View is, the others NAME@VERSION.
+    `schedule` is when the batch layer recomputes it by itself, and no part of the fingerprint. Versions of one View
+    live side by side; the first is named as the View is, the others NAME@VERSION.
     """
 
     name: str

@@ -16,8 +16,8 @@ from streamkit.store.batchfile import SLOT, STATE, checksum, key_hash
 def find_base(batches: Sequence[BatchView], cut: Cut) -> BatchView:
     """The newest of a View's BatchViews (newest first), if a run up to `cut` can start from it.
 
-    Raises StateMissing, with the reason, where only a run from the log's start will do: there is none of this definition
-    (`batches` are of the present one), it is of a topic that was made anew, or the Cut is not after it.
+    Raises StateMissing, with the reason, where only a run from the log's start will do: there is none of this
+    definition (`batches` are of the present one), it is of a topic that was made anew, or the Cut is not after it.
     """
     if not batches:
         raise StateMissing("there is no BatchView of its present definition to start from")
@@ -30,7 +30,10 @@ def find_base(batches: Sequence[BatchView], cut: Cut) -> BatchView:
 
 
 def check_files(base: BatchView, folder: Path) -> None:
-    """Raises StateMissing where a file in the View's `folder` is gone or was changed: states that are wrong would be wrong for ever after."""
+    """Raises StateMissing where a file in the View's `folder` is gone or was changed since it was published.
+
+    A wrong state that is built on would be wrong in every result that follows.
+    """
     for file in base.files:
         path = folder / file.path
         if not path.exists():

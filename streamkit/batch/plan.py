@@ -34,8 +34,8 @@ class Split(msgspec.Struct, frozen=True):
 class Plan(msgspec.Struct, frozen=True):
     """A recomputation of one View over `[starts, offsets)`; written before it begins, so that a killed one goes on.
 
-    `before` is the BatchView in force when it was planned. An incremental run starts from it and reads what is after its
-    Cut; a full one reads all, and divides its Splits at that Cut, so that both can be compared there.
+    `before` is the BatchView in force when it was planned. An incremental run starts from it and reads what is after
+    its Cut; a full one reads all, and divides its Splits at that Cut, so that both can be compared there.
     """
 
     view: str

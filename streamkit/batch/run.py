@@ -99,7 +99,7 @@ class Run:
             return Result(plan, result, tuple(files), slots, events, rejected, time.monotonic() - began)
 
     def merge_before(self, result: Result, runner: Runner) -> tuple[File, ...]:
-        """What a full run that is not finished yet has at the Cut of the BatchView before; its log is not read again."""
+        """What a full run that is not finished yet has at the Cut of the BatchView before; nothing is read again."""
         splits = result.plan.splits_before()
         slots = sum(read_counts(split_file(self._folder, split))["slots"] for split in splits)
         return tuple(runner.merge(splits, bucket_count(slots), f"{result.id}-before")) if splits else ()

@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 
 from streamkit.cli.options import err
+from streamkit.cli.supervise import leave_with_supervisor
 from streamkit.errors import StreamkitError
 
 app = typer.Typer(
@@ -31,10 +32,10 @@ def streamkit() -> None:
 
 
 COMMANDS = (
-    "describe", "create-topics", "generate", "load", "worker", "batch", "query", "serve", "verify", "upgrade",
-    "reset",
+    "describe", "create-topics", "generate", "load", "worker", "query", "serve", "verify", "upgrade",
+    "reset", "scheduler", "up",
 )  # fmt: skip
-GROUPS = ("broker", "checkpoint", "dead-letter")
+GROUPS = ("broker", "batch", "checkpoint", "dead-letter")
 
 
 def _register(only: str | None = None) -> None:
@@ -51,6 +52,7 @@ def _register(only: str | None = None) -> None:
 def main() -> None:
     """Entry point: an error raised on purpose is a message and exit status 1, Ctrl-C is 130."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    leave_with_supervisor()
     asked = sys.argv[1] if len(sys.argv) > 1 else None
     _register(asked if asked in COMMANDS + GROUPS else None)
     try:

@@ -1,23 +1,31 @@
-"""`streamkit batch`: the batch layer."""
+"""`streamkit batch`: the batch layer. A group whose default command is a run."""
 
 from __future__ import annotations
 
 import enum
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import msgspec
 import typer
+import typer.core
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from streamkit.batch.base import check_files, find_base
 from streamkit.batch.local import Inline, Processes
 from streamkit.batch.plan import SPLIT_RECORDS, Plan, make_plan
 from streamkit.batch.publish import discard_old, manifest, publish
 from streamkit.batch.run import Progress as Done
 from streamkit.batch.run import Result, Run, Runner
 from streamkit.batch.tasks import Tasks
+from streamkit.cli.batch_history import history
 from streamkit.cli.options import (
     BROKERS,
     CLIENT_CONFIG,
@@ -30,9 +38,9 @@ from streamkit.cli.options import (
     open_log,
     out,
 )
-from streamkit.control import Proof
+from streamkit.control import BatchView, Kind, Proof, RunEnded, RunStarted, Trigger
 from streamkit.cut import Cut
-from streamkit.errors import CutMismatch, StateMissing
+from streamkit.errors import CutMismatch, RunStopped, StateMissing, StreamkitError
 from streamkit.fold import Fold
 from streamkit.folder import DataFolder
 from streamkit.log.control import ControlTopic, request_seal
@@ -50,15 +58,45 @@ CutFrom = tuple[Cut, Mapping[int, int]]
 """Where to cut, and from where on older results have counted, by partition."""
 
 
+@dataclass(frozen=True)
+class Wish:
+    """What is asked of a run. `check` is called between its steps, and `last_check` just before the publication: what
+    they raise stops the run."""
+
+    kind: Kind = "full"
+    trigger: Trigger = "by hand"
+    due: int = 0
+    seal_seconds: float = SEAL_SECONDS
+    split_records: int = SPLIT_RECORDS
+    at: CutFrom | None = None
+    check: Callable[[], None] = lambda: None
+    last_check: Callable[[], None] = lambda: None
+
+
+class DefaultIsRun(typer.core.TyperGroup):
+    """`batch app.py` is `batch run app.py`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, args if args and args[0] in self.commands else ["run", *args])
+
+
+app = typer.Typer(cls=DefaultIsRun, help="Recompute Views, prove the result, publish it; and look at past runs.")
+app.command("history")(history)
+
+
 class RunnerName(enum.StrEnum):
     local = "local"
 
 
+@app.command("run")
 def batch(
     topology: TOPOLOGY,
     views: Annotated[
         list[str] | None, typer.Argument(metavar="[VIEW...]", help="Default: all Views.", show_default=False)
     ] = None,
+    incremental: Annotated[
+        bool, typer.Option("--incremental", help="Start from the last BatchView, and read only what came after it.")
+    ] = False,
     runner: Annotated[RunnerName, typer.Option(help="What executes the plan.")] = RunnerName.local,
     processes: Annotated[int | None, typer.Option(min=1, help="How many at once.", show_default="all cores")] = None,
     split_records: Annotated[int, typer.Option(min=1, help="Records a task reads.")] = SPLIT_RECORDS,
@@ -74,7 +112,10 @@ def batch(
     A running worker seals its Segments, and their ends are the Cut; without one the Cut is the log's end. A run that is
     stopped or killed leaves the BatchView before it in force, and goes on from its finished splits when started again.
 
-    Examples:  streamkit batch topologies/ad_clicks.py   |   streamkit batch app.py campaign --processes 4
+    `streamkit batch history` shows the runs there were; `streamkit scheduler` makes them by itself.
+
+    Examples:  streamkit batch topologies/ad_clicks.py   |   streamkit batch app.py campaign --processes 4   |
+    streamkit batch app.py campaign --incremental   |   streamkit batch history app.py
     """
     del runner  # one exists
     loaded, folder = load(topology, data)
@@ -82,7 +123,8 @@ def batch(
         check_topics(log, loaded, topology)
         for view in [loaded.find_view(name) for name in views or loaded.views]:
             run = BatchRun(loaded, topology, view, log, folder, processes)
-            run.publish(run.plan(seal_seconds, split_records))
+            kind: Kind = "incremental" if incremental else "full"
+            run.recompute(Wish(kind, seal_seconds=seal_seconds, split_records=split_records))
 
 
 class BatchRun:
@@ -105,23 +147,74 @@ class BatchRun:
         self._own = self._results / view.name
         self._run = Run(log, view, self._own)
 
-    def plan(self, seal_seconds: float, split_records: int, at: CutFrom | None = None) -> Plan:
-        """The Plan of a run that was stopped, else one for `at`, else for where the workers seal."""
-        unfinished = self._run.unfinished()
+    def recompute(self, wish: Wish) -> BatchView:
+        """From the Cut to the manifest, and noted in the history.
+
+        Raises StateLocked where another run of this View holds the folder (that is no run, and not noted), RunStopped.
+        """
+        with self._run.alone(), closing(ControlTopic(self.log, self.topology.name)) as control:
+            control.catch_up()
+            by, now = f"{socket.gethostname()}:{os.getpid()}", _now()
+            view = self.view
+            note = RunStarted(uuid.uuid4().hex, view.name, view.fingerprint, wish.kind, wish.trigger, wish.due, now, by)
+            control.append(note)
+            ended = RunEnded(note.id, "failed", 0, wish.kind)
+            try:
+                plan = self.plan(wish, control)
+                ended = msgspec.structs.replace(ended, kind=plan.kind, offsets=plan.offsets, records=plan.records)
+                batch = self.publish(control, plan, wish)
+            except BaseException as error:
+                stopped = isinstance(error, KeyboardInterrupt | SystemExit | RunStopped)
+                reason = str(error) if isinstance(error, StreamkitError) else f"{type(error).__name__}: {error}"
+                ended = msgspec.structs.replace(ended, outcome="stopped" if stopped else "failed", reason=reason)
+                with suppress(StreamkitError):  # without a broker there is no note: it will look like one killed
+                    control.append(msgspec.structs.replace(ended, time=_now()))
+                raise
+            control.append(_noted(ended, batch))
+            return batch
+
+    def plan(self, wish: Wish, control: ControlTopic) -> Plan:
+        """The Plan of a run that was stopped, else one for `wish.at`, else for where the workers seal."""
+        batches = control.published.of(self.view.name, self.view.fingerprint)
+        unfinished = self._unfinished(batches)
         if unfinished is not None:
             err.print(f"view {self.view.name}: going on with the run that was stopped, at its Cut {unfinished.cut}")
             return unfinished
         if is_empty(self.log, self.view.topic.name):
             err.print(f"view {self.view.name}: topic {self.view.topic.name!r} is empty; its BatchView will be, too")
-        cut, counted_from = at or self.cut(seal_seconds)
-        return make_plan(self.view, cut, self.log.starts(self.view.topic.name), counted_from, split_records)
+        cut, counted_from = wish.at or self.cut(wish.seal_seconds, control)
+        before, incremental = None, wish.kind == "incremental"
+        try:
+            before = find_base(batches, cut)
+            if incremental:
+                check_files(before, self._own)
+        except StateMissing as reason:
+            if incremental:
+                err.print(f"view {self.view.name}: computed from the start, in full: {reason}", markup=False)
+            incremental = False
+        log_starts = self.log.starts(self.view.topic.name)
+        return make_plan(
+            self.view, cut, log_starts, counted_from, wish.split_records, before=before, incremental=incremental
+        )
 
-    def cut(self, seal_seconds: float) -> CutFrom:
+    def _unfinished(self, batches: Sequence[BatchView]) -> Plan | None:
+        """The Plan of a run that was stopped, where going on with it leads somewhere; else why not is told."""
+        plan = self._run.unfinished()
+        if plan is None:
+            return None
+        try:
+            _check_not_overtaken(plan, batches)
+            if plan.base is not None:
+                check_files(plan.base, self._own)
+        except (RunStopped, StateMissing) as reason:
+            err.print(f"view {self.view.name}: not going on with the run that was stopped: {reason}", markup=False)
+            return None
+        return plan
+
+    def cut(self, seal_seconds: float, control: ControlTopic) -> CutFrom:
         topic = self.log.describe(self.view.topic.name)
-        with closing(ControlTopic(self.log, self.topology.name)) as control:
-            control.catch_up()
-            sealed = self.seal(control, topic.partitions, seal_seconds)
-            before = control.published.of(self.view.name, self.view.fingerprint)
+        sealed = self.seal(control, topic.partitions, seal_seconds)
+        before = control.published.of(self.view.name, self.view.fingerprint)
         counted = dict(before[0].starts) if before and before[0].topic_id == topic.id else {}
         if sealed is None:
             err.print(f"view {self.view.name}: the Cut is the log's end")
@@ -141,37 +234,57 @@ class BatchRun:
 
     def runner(self, plan: Plan) -> Runner:
         """Processes take a second to start: small work is done here."""
-        if plan.records <= plan.split_records:
+        if plan.records + (plan.base.slots if plan.base else 0) <= plan.split_records:
             return Inline(Tasks(self.log, self.view, self._own))
         return Processes(self.spec, self.view.name, self.log.connection, self._own, self._processes)
 
-    def compute(self, plan: Plan) -> Result:
+    def compute(self, plan: Plan, check: Callable[[], None] = lambda: None) -> Result:
         with progress(self.view.name) as on_progress:
-            return self._run.run(plan, self.runner(plan), on_progress=on_progress)
 
-    def publish(self, plan: Plan) -> None:
-        result = self.compute(plan)
+            def tell(done: Done) -> None:
+                check()
+                on_progress(done)
+
+            return self._run.run(plan, self.runner(plan), on_progress=tell)
+
+    def publish(self, control: ControlTopic, plan: Plan, wish: Wish) -> BatchView:
+        result = self.compute(plan, wish.check)
+        proof = self.prove_somehow(result)
+        batch = manifest(result, proof)
+        wish.check()
+        control.catch_up()
+        _check_not_overtaken(plan, control.published.of(self.view.name, self.view.fingerprint))
+        wish.last_check()
+        publish(control, batch)
+        self._run.finish()
+        discard_old(control, self.view.name, self._own)
+        self._tell(result, proof)
+        return batch
+
+    def prove_somehow(self, result: Result) -> Proof | None:
+        """By the speed layer; a full result that no Segments lead to, by the BatchView before; None without either."""
         try:
-            proof = self.prove(result)
+            return self.prove(result)
         except (CutMismatch, StateMissing) as reason:
             err.print(f"view {self.view.name}: not compared with the speed layer: {reason}", markup=False)
-            proof = None
-        with closing(ControlTopic(self.log, self.topology.name)) as control:
-            publish(control, manifest(result, proof))
-            self._run.finish()
-            discard_old(control, self.view.name, self._own)
-        rate = plan.records / result.seconds if result.seconds else 0
-        out.print(
-            f"view {self.view.name}: BatchView {result.id} at {plan.cut}: {result.slots:,} states of "
-            f"{result.events:,} events ({result.rejected:,} rejected) in {result.seconds:.1f} s, {rate:,.0f} events/s; "
-            f"{_said(proof)}"
-        )
-        if proof is not None and proof.differences:
-            err.print(
-                f"view {self.view.name}: the speed layer was wrong until now; first divergence: {proof.first}",
-                style="red",
-                markup=False,
-            )
+        try:
+            return self.prove_before(result)
+        except StateMissing as reason:
+            err.print(f"view {self.view.name}: not compared with the BatchView before: {reason}", markup=False)
+            return None
+
+    def prove_before(self, result: Result) -> Proof | None:
+        """Compare a full result, as it was at the Cut of the BatchView before, with that one: if it came about by
+        incremental runs, this proves them. None where there is no such. Raises StateMissing where its files are not
+        as they were published."""
+        before = result.plan.before
+        if before is None or result.plan.incremental:
+            return None
+        check_files(before, self._own)
+        fold = Fold(self.view)
+        files = self._run.merge_before(result, self.runner(result.plan))
+        old, new = (states_of(fold, self._results, found) for found in (before.files, files))
+        return msgspec.structs.replace(compare(fold, old, new), against=before.id)
 
     def prove(self, result: Result) -> Proof:
         """Compare with `batch(old Cut) + Segments` at the same Cut. Raises CutMismatch where they do not meet there."""
@@ -180,9 +293,52 @@ class BatchRun:
             seam = serving.seam_at(self.view, result.plan.cut)
             return compare(fold, serving.merged(self.view, seam), states_of(fold, self._results, result.files))
 
+    def _tell(self, result: Result, proof: Proof | None) -> None:
+        plan = result.plan
+        rate = plan.records / result.seconds if result.seconds else 0
+        new = f" ({plan.records:,} records after BatchView {plan.base.id})" if plan.base else ""
+        out.print(
+            f"view {self.view.name}: BatchView {result.id} at {plan.cut}: {result.slots:,} states of "
+            f"{result.events:,} events{new} ({result.rejected:,} rejected) in {result.seconds:.1f} s, "
+            f"{rate:,.0f} events/s; {_said(proof, plan)}"
+        )
+        if proof is not None and proof.differences:
+            wrong = f"BatchView {proof.against}" if proof.against else "the speed layer"
+            err.print(
+                f"view {self.view.name}: {wrong} was wrong until now; first divergence: {proof.first}",
+                style="red",
+                markup=False,
+            )
 
-def _said(proof: Proof | None) -> str:
-    return "not compared" if proof is None else f"{proof.differences} differences to the speed layer"
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _noted(ended: RunEnded, batch: BatchView) -> RunEnded:
+    return msgspec.structs.replace(
+        ended, outcome="published", time=_now(), states=batch.slots, rejected=batch.rejected, proof=batch.proof,
+        batch=batch.id,
+    )  # fmt: skip
+
+
+def _check_not_overtaken(plan: Plan, batches: Sequence[BatchView]) -> None:
+    """Raises RunStopped where a BatchView at a later Cut is in force: readers and workers would have to go back."""
+    newest = next((b for b in batches[:1] if b.topic_id == plan.topic_id and b.cut != plan.cut), None)
+    if newest is not None and newest.cut.covers(plan.cut):
+        raise RunStopped(
+            f"BatchView {newest.id} is in force, at a later Cut ({newest.cut}) than this run's ({plan.cut}): another "
+            f"run has overtaken it"
+        )
+
+
+def _said(proof: Proof | None, plan: Plan) -> str:
+    if proof is None:
+        return "not compared"
+    if not proof.against:
+        return f"{proof.differences} differences to the speed layer"
+    kind = f" ({plan.before.kind})" if plan.before else ""
+    return f"{proof.differences} differences to BatchView {proof.against}{kind} at its Cut"
 
 
 @contextmanager

@@ -9,9 +9,8 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from streamkit.batch.plan import SPLIT_RECORDS
 from streamkit.checkpoint import Segments
-from streamkit.cli.batch import SEAL_SECONDS, BatchRun, CutFrom
+from streamkit.cli.batch import BatchRun, CutFrom, Wish
 from streamkit.cli.options import BROKERS, CLIENT_CONFIG, DATA, TOPOLOGY, VIEW, check_topics, err, load, open_log, out
 from streamkit.control import BatchView, Promoted
 from streamkit.cut import Cut
@@ -73,7 +72,7 @@ def upgrade(
                 before = _declared(loaded, view, old, new)
                 at = wait.for_workers(topology, before, new)
                 run = BatchRun(loaded, topology, new, log, folder, processes)
-                run.publish(run.plan(SEAL_SECONDS, SPLIT_RECORDS, at))
+                run.recompute(Wish(at=at))
                 control.catch_up()
                 _show(wait.for_one_cut(before, new, control.published.latest(new.name)), before, new)
             if check:

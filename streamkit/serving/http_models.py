@@ -114,8 +114,8 @@ class ProofBody(Body):
     differences: int = Field(description="0 unless one of the layers was wrong.")
     first: str = Field(description="The first divergence; empty for none.")
     against: str = Field(
-        description="The id of the BatchView that it was compared with at the Cut of that one, where no Segments lead to "
-        "its own Cut; else empty."
+        description="The id of the BatchView that it was compared with, at the Cut of that one, where no Segments lead "
+        "to its own Cut; else empty."
     )
 
 

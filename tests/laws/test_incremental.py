@@ -14,6 +14,7 @@ from streamkit.batch.plan import make_plan
 from streamkit.control import BatchView
 from streamkit.cut import Cut
 from streamkit.errors import OffsetOutOfRange, StateMissing
+from streamkit.store.batchfile import bucket_count
 from streamkit.testing.driver import Driver
 from tests.life.app import Click, topology
 
@@ -59,7 +60,6 @@ def test_a_chain_of_incremental_runs_gives_what_a_full_run_gives(view: str, step
     app = topology()
     found, topic = app.views[view], app.topics["clicks"]
     with Driver(app, split_records=4) as driver, pytest.MonkeyPatch.context() as patch:
-        count = batch_run.bucket_count
         for step in steps:
             if step.grows:
                 driver.log.grow("clicks", min(6, driver.log.describe("clicks").partitions + 1))
@@ -67,7 +67,7 @@ def test_a_chain_of_incremental_runs_gives_what_a_full_run_gives(view: str, step
                 driver.reset(found)
             driver.send(topic, *step.clicks)
             driver.send_bytes(topic, b"{}", key=b"u1")
-            patch.setattr(batch_run, "bucket_count", lambda slots, n=step.per_bucket: count(slots, n))
+            patch.setattr(batch_run, "bucket_count", lambda slots, n=step.per_bucket: bucket_count(slots, n))
             driver.batch(found)
             whole, in_full = driver.states(found), driver._results[view]
             proof = driver.prove_before(found)
