@@ -7,8 +7,8 @@ import pytest
 
 from tests.kafka.site import Site, make_site
 
-collect_ignore = ["life_app.py"]
-"""A topology for the command line: it needs names from the environment."""
+collect_ignore = ["life_app.py", "scheduled_app.py"]
+"""Topologies for the command line: they need names from the environment."""
 
 
 @pytest.fixture
