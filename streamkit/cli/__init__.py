@@ -10,8 +10,8 @@ import typer
 from rich.markup import escape
 
 from streamkit.cli.options import err
-from streamkit.cli.supervise import leave_with_supervisor
-from streamkit.errors import StreamkitError
+from streamkit.cli.supervise import NO_BROKER, is_patient, leave_with_supervisor
+from streamkit.errors import BrokerUnreachable, StreamkitError
 
 app = typer.Typer(
     name="streamkit",
@@ -59,7 +59,7 @@ def main() -> None:
         app()
     except StreamkitError as error:
         err.print(f"[red]error:[/red] {escape(str(error))}")
-        sys.exit(1)
+        sys.exit(NO_BROKER if isinstance(error, BrokerUnreachable) and is_patient() else 1)
     except KeyboardInterrupt:
         err.print("stopped")
         sys.exit(130)

@@ -20,22 +20,28 @@ from streamkit.cli.signals import asked_to_stop
 
 _SUPERVISOR = "STREAMKIT_SUPERVISOR"
 _LIFELINE = "STREAMKIT_LIFELINE"
+_PATIENT = "STREAMKIT_PATIENT"
 _QUICK_SECONDS = 5.0
 _PATIENCE = 3
 """A part that ends by a signal so often in a row, each time within seconds, is not started again."""
 _LOOK_SECONDS = 0.05
+_AWAY_SECONDS = 1.0
+NO_BROKER = 75
+"""The exit status (EX_TEMPFAIL of sysexits.h) of a patient part that found no broker when it started."""
 
 
 @dataclass(frozen=True)
 class Part:
     """One process: `streamkit` with `arguments`. Its lines begin with `label`; those of the lowest `stage` are stopped
-    first. One that `keeps` stays until all others are gone, even where the supervisor is killed: see `lifeline`."""
+    first. One that `keeps` stays until all others are gone, even where the supervisor is killed: see `lifeline`. One
+    that is `patient` is started again where it leaves because no broker answers."""
 
     name: str
     label: str
     arguments: Sequence[str]
     stage: int = 0
     keeps: bool = False
+    patient: bool = False
 
 
 class _Child:
@@ -48,9 +54,10 @@ class _Child:
         self.start()
 
     def start(self) -> None:
-        self._began = time.monotonic()
+        self._began, self._ended = time.monotonic(), float("inf")
         held = self._lifeline[0 if self.part.keeps else 1]
         environment = {**os.environ, _SUPERVISOR: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
+        environment |= {_PATIENT: "1"} if self.part.patient else {}
         # A session of its own: Ctrl-C reaches this process only, which then asks each part once.
         self.process = subprocess.Popen(
             [sys.executable, "-m", "streamkit", *self.part.arguments],
@@ -83,6 +90,13 @@ class _Child:
             self.quick = self.quick + 1 if time.monotonic() - self._began < _QUICK_SECONDS else 0
         return status
 
+    def waits(self) -> bool:
+        """Has it found no broker, just now?"""
+        if self.process.poll() != NO_BROKER or not self.part.patient:
+            return False
+        self._ended = min(self._ended, time.monotonic())
+        return time.monotonic() - self._ended < _AWAY_SECONDS
+
     def _say(self, lines: IO[str], console: Console) -> None:
         for line in lines:
             self.last = line.rstrip() or self.last
@@ -114,11 +128,13 @@ class Supervisor:
 
     def look(self) -> bool:
         """Start again what was killed by a signal; False where a part has left with an error: all are to be stopped."""
-        for child in list(self._running()):
-            status = child.process.poll()
-            if status is None:
+        for child in list(self._children):
+            if child.process.poll() is None or child.waits():
                 continue
             status = child.ended() or 0
+            if status == NO_BROKER and child.part.patient:
+                child.start()
+                continue
             if status < 0 and child.quick < _PATIENCE:
                 name = signal.Signals(-status).name
                 err.print(f"{child.part.name} was killed by {name}: started again")
@@ -147,12 +163,9 @@ class Supervisor:
                     child.process.send_signal(signal.SIGTERM)
             for child in children:
                 status = child.process.wait()
-                if status:
+                if status and not (child.part.patient and status == NO_BROKER):
                     self._note(child, status)
         return self._worst
-
-    def _running(self) -> list[_Child]:
-        return self._children
 
     def _note(self, child: _Child, status: int) -> None:
         if not self._worst:
@@ -206,6 +219,11 @@ def leave_with_supervisor() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=look, daemon=True, name="supervisor").start()
+
+
+def is_patient() -> bool:
+    """Is this process a part that is started again where no broker answers?"""
+    return _PATIENT in os.environ
 
 
 def lifeline() -> int | None:

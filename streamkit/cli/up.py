@@ -42,9 +42,10 @@ def up(
 ) -> None:
     """Run a topology: a broker, its topics, workers, a scheduler where a View has batch_every, and the HTTP server.
 
-    Each is a process of its own, started again when it is killed; one that fails for good stops all, with the reason
-    last. Ctrl-C or SIGTERM stops the server, the scheduler, the workers, the broker, in this order; topics and state
-    stay for the next time. A broker that runs in the data folder already is used, and left running.
+    Each is a process of its own, started again when it is killed, or when it starts while no broker answers; one that
+    fails for good stops all, with the reason last. Ctrl-C or SIGTERM stops the server, the scheduler, the workers, the
+    broker, in this order; topics and state stay for the next time. A broker that runs in the data folder already is
+    used, and left running.
 
     Examples:  streamkit up topologies/ad_clicks.py   |   streamkit up app.py --workers 4 --brokers kafka:9092
     """
@@ -112,10 +113,11 @@ def _start(
     if made:
         err.print(f"topics made: {', '.join(made)}", markup=False)
     for number in range(1, workers + 1):
-        supervisor.start(Part(f"worker {number}", f"worker {number}", ["worker", spec], WORKERS))
+        supervisor.start(Part(f"worker {number}", f"worker {number}", ["worker", spec], WORKERS, patient=True))
     if scheduled := any(view.schedule for view in topology.views.values()):
-        supervisor.start(Part("scheduler", "scheduler", ["scheduler", spec], SCHEDULER))
-    supervisor.start(Part("server", "server", ["serve", spec, "--host", host, "--port", str(port)], SERVER))
+        supervisor.start(Part("scheduler", "scheduler", ["scheduler", spec], SCHEDULER, patient=True))
+    serve = ["serve", spec, "--host", host, "--port", str(port)]
+    supervisor.start(Part("server", "server", serve, SERVER, patient=True))
     parts = [f"broker {address}", f"{workers} workers", *(["scheduler"] if scheduled else []), "server"]
     out.print(f"topology {topology.name!r}: {', '.join(parts)}; Ctrl-C stops all", markup=False)
     if not scheduled:

@@ -125,6 +125,9 @@ def running(folder: Path, port: int) -> Iterator[Up]:
         _, left = psutil.wait_procs(family, timeout=60)
         for process in left:
             process.kill()
+        up.reading.join(10)
+        assert up.process.stdout is not None
+        up.process.stdout.close()
         assert not left, f"{left} go on after `up` is gone:\n{up.said()}"
 
 
@@ -141,7 +144,7 @@ def test_all_of_a_topology_by_one_command(tmp_path: Path) -> None:
             up.wait(lambda name=name, victim=victim: up.part(name) not in (None, victim))  # type: ignore[misc]
         (java,) = up.java()
         java.kill()
-        up.wait(lambda: up.java() not in ([], [java]))
+        up.wait(lambda: up.said().count("[broker] Apache Kafka 4") == 2)
         up.send(10)
         up.wait(lambda: up.counted() == 110)
         up.wait(lambda: "BatchView" in up.said())
