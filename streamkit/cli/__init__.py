@@ -26,7 +26,7 @@ app = typer.Typer(
 def streamkit() -> None:
     """A lambda architecture on Kafka whose answers are exact.
 
-    Begin:  streamkit broker start;  streamkit create-topics app.py;  streamkit worker app.py
+    Begin:  streamkit up app.py;  or  streamkit broker start;  streamkit create-topics app.py;  streamkit worker app.py
     """
     # Without a callback typer drops the command's name where a single one is registered.
 

@@ -323,7 +323,10 @@ def _noted(ended: RunEnded, batch: BatchView) -> RunEnded:
 
 
 def _check_not_overtaken(plan: Plan, batches: Sequence[BatchView]) -> None:
-    """Raises RunStopped where a BatchView at a later Cut is in force: readers and workers would have to go back."""
+    """Raises RunStopped where a BatchView at a later Cut is in force: readers and workers would have to go back; and
+    where the base is in force no more: what a reset has made void must not come back by what was built on it."""
+    if plan.base is not None and plan.base.id not in {batch.id for batch in batches}:
+        raise RunStopped(f"BatchView {plan.base.id}, which it starts from, is in force no more")
     newest = next((b for b in batches[:1] if b.topic_id == plan.topic_id and b.cut != plan.cut), None)
     if newest is not None and newest.cut.covers(plan.cut):
         raise RunStopped(

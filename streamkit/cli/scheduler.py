@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import Annotated, NamedTuple
 
@@ -15,7 +15,7 @@ from streamkit.cli.batch import BatchRun, Wish
 from streamkit.cli.batch_history import moment
 from streamkit.cli.options import BROKERS, CLIENT_CONFIG, DATA, TOPOLOGY, check_topics, err, load, open_log
 from streamkit.cli.signals import asked_to_stop
-from streamkit.control import History
+from streamkit.control import History, Message
 from streamkit.errors import BrokerUnreachable, DefinitionError, RunStopped, StateLocked, StreamkitError
 from streamkit.log.base import Log
 from streamkit.log.control import ControlTopic
@@ -132,22 +132,29 @@ class Scheduler:
             return
         if self._since is None:
             self._since = self._now()
+            self._hear(self._control.catch_up())
+        self._hear(self._control.poll())
         coming = self.coming()
+        if coming.due.begin <= self._now():
+            self._hear(self._control.catch_up())  # somebody may have done it by hand, just now
+            coming = self.coming()
         if coming.due.begin > self._now():
             self._tell(f"next: view {coming.view.name}, {coming.due.kind}, at {moment(coming.due.begin)}")
             return
         self._begin(coming, stop)
 
     def coming(self) -> Next:
-        """The run that is to be made next, as the history has it now."""
-        for message in self._control.catch_up():
-            self._history.apply(message)
+        """The run that is to be made next, as far as the history is known."""
         now, found = self._now(), []
         for view in self._views:
             assert view.schedule is not None
             due = next_run(view.schedule, self._history.of(view.name, view.fingerprint), now)
             found.append(Next(view, due.not_before(max(self._locked.get(view.name, 0), self._began + _START_MS))))
         return min(found, key=lambda one: (max(now, one.due.begin), one.due.at))
+
+    def _hear(self, messages: Sequence[Message]) -> None:
+        for message in messages:
+            self._history.apply(message)
 
     def _begin(self, coming: Next, stop: threading.Event) -> None:
         view, due = coming
@@ -169,12 +176,12 @@ class Scheduler:
         work = threading.Thread(target=self._work, args=(view, wish, failed), name=f"batch-{view.name}")
         work.start()
         while work.is_alive():
-            if stop.is_set() or not self._hear():
+            if stop.is_set() or not self._leads():
                 cancelled.set()
             work.join(_TURN_SECONDS if cancelled.is_set() else 0.0)
         self._tell_failure(view, failed)
 
-    def _hear(self) -> bool:
+    def _leads(self) -> bool:
         """Does this scheduler lead? While the broker is away, as far as is known."""
         try:
             return self._leader.poll(_TURN_SECONDS)

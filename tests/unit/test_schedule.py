@@ -15,7 +15,7 @@ import pytest
 import streamkit as sk
 from streamkit.cli.batch import BatchRun, Wish
 from streamkit.cli.scheduler import Scheduler, check_scheduled
-from streamkit.control import BatchView, History, Kind, Ran, RunEnded, RunStarted, decode
+from streamkit.control import BatchView, History, Kind, Ran, Reset, RunEnded, RunStarted, decode
 from streamkit.errors import DefinitionError, RunStopped, StateLocked, StreamkitError
 from streamkit.folder import DataFolder
 from streamkit.log.control import ControlTopic
@@ -294,6 +294,21 @@ def test_a_run_that_was_overtaken_is_dropped(bench: Bench, tmp_path: Path) -> No
     assert [run.outcome for run in bench.history()] == ["stopped", "published"]
     bench.run().recompute(Wish())
     assert bench.history()[-1].outcome == "published"
+
+
+def test_what_a_reset_has_made_void_does_not_come_back(bench: Bench) -> None:
+    bench.send(5)
+    bench.run().recompute(Wish())
+    bench.send(2)
+
+    def reset() -> None:
+        with closing(ControlTopic(bench.log, "ads")) as control:
+            control.append(Reset("total", "id"))
+
+    with pytest.raises(RunStopped, match="is in force no more"):
+        bench.run().recompute(Wish("incremental", check=reset))
+    batch = bench.run().recompute(Wish("incremental"))  # not from the Plan that was left, either
+    assert (batch.kind, batch.events) == ("full", 7)
 
 
 def test_two_runs_of_a_view_do_not_meet(bench: Bench) -> None:
