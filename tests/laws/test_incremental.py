@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from streamkit.batch import run as batch_run
@@ -54,7 +55,12 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(
+    max_examples=25,
+    deadline=None,
+    # Shrinking takes minutes: breakages (tests/life/mutations.py) are caught without it.
+    phases=[phase for phase in Phase if phase.name in os.environ.get("STREAMKIT_LIFE_PHASES", phase.name).split(",")],
+)
 @given(view=st.sampled_from(VIEWS), steps=steps)
 def test_a_chain_of_incremental_runs_gives_what_a_full_run_gives(view: str, steps: list[Step]) -> None:
     app = topology()
