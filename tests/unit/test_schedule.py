@@ -129,6 +129,7 @@ class Bench:
         self.log.create("clicks", partitions=2)
         self.wrong: Exception | None = None
         self.before_run: Callable[[], None] = lambda: None
+        self.before_last_check: Callable[[], None] = lambda: None
 
     def send(self, count: int) -> None:
         with closing(self.log.writer()) as writer:
@@ -145,7 +146,12 @@ class Bench:
             if self.wrong is not None:
                 raise self.wrong
             self.before_run()
-            return self.run().recompute(replace(wish, check=lambda: self.heard(wish.check)))
+
+            def last() -> None:
+                self.before_last_check()
+                wish.last_check()
+
+            return self.run().recompute(replace(wish, check=lambda: self.heard(wish.check), last_check=last))
 
         made = Scheduler(self.app, self.log, recompute, now=lambda: self.now)
         self.now += 10  # it has heard the group by then
@@ -257,7 +263,7 @@ def test_a_run_whose_scheduler_lost_the_lead_is_not_published(bench: Bench) -> N
     bench.send(5)
     with closing(bench.scheduler()) as scheduler:
         # As a process that was stopped for too long finds it: the group has given its turn to another, unheard.
-        bench.before_run = lambda: bench.log.expire(cast("Any", scheduler)._leader._member)
+        bench.before_last_check = lambda: bench.log.expire(cast("Any", scheduler)._leader._member)
         bench.turn(scheduler)
     assert told(bench.history()) == [("first", "full", "stopped")]
 
