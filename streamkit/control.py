@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 import msgspec
 
@@ -43,15 +45,27 @@ class File(msgspec.Struct, frozen=True):
 
 
 class Proof(msgspec.Struct, frozen=True):
-    """What the comparison with `batch(old Cut) + Segments` gave before the BatchView was published."""
+    """What the comparison with `batch(old Cut) + Segments` gave before the BatchView was published.
+
+    Where no Segments lead to its Cut, a full result is compared at the old Cut with the BatchView there: `against` is
+    that one's id.
+    """
 
     slots: int
     differences: int
     first: str = ""
+    against: str = ""
+
+
+Kind = Literal["full", "incremental"]
+"""A recomputation from the log's start, or from the last BatchView on."""
 
 
 class BatchView(msgspec.Struct, frozen=True, tag="batch_view"):
-    """The manifest of an immutable result of one View at one Cut: all records in `[starts, offsets)`."""
+    """The manifest of an immutable result of one View at one Cut: all records in `[starts, offsets)`.
+
+    `base` is the id of the BatchView it was computed from, empty where it was computed from the log's start.
+    """
 
     id: str
     view: str
@@ -66,6 +80,11 @@ class BatchView(msgspec.Struct, frozen=True, tag="batch_view"):
     rejected: int
     created: int
     proof: Proof | None = None
+    base: str = ""
+
+    @property
+    def kind(self) -> Kind:
+        return "incremental" if self.base else "full"
 
     @property
     def cut(self) -> Cut:
@@ -122,7 +141,41 @@ class KeptOn(msgspec.Struct, frozen=True, tag="kept"):
     changelog_id: str
 
 
-Message = SealRequest | Sealed | BatchView | JobResult | JobSent | Reset | Promoted | KeptOn
+Trigger = Literal["by hand", "first", "scheduled", "missed"]
+"""`first`: scheduled, and there was no BatchView yet; `missed`: its time had passed while no scheduler ran."""
+
+
+class RunStarted(msgspec.Struct, frozen=True, tag="run_started"):
+    """A recomputation of `view` begins. `due` is the time it is scheduled for, 0 where there is none; `kind` is what
+    was asked for. Times are milliseconds since the epoch."""
+
+    id: str
+    view: str
+    fingerprint: str
+    kind: Kind
+    trigger: Trigger
+    due: int
+    time: int
+    by: str
+
+
+class RunEnded(msgspec.Struct, frozen=True, tag="run_ended"):
+    """It has ended, in which way; one that was killed says nothing. `kind` is what it was in the end."""
+
+    run: str
+    outcome: Literal["published", "failed", "stopped"]
+    time: int
+    kind: Kind
+    reason: str = ""
+    offsets: dict[int, int] = {}
+    records: int = 0
+    states: int = 0
+    rejected: int = 0
+    proof: Proof | None = None
+    batch: str = ""
+
+
+Message = SealRequest | Sealed | BatchView | JobResult | JobSent | Reset | Promoted | KeptOn | RunStarted | RunEnded
 
 encode = msgspec.json.Encoder().encode
 _decoder: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
@@ -184,3 +237,55 @@ class Published:
 
 KEPT = 2
 """BatchViews of a View that stay readable: the one in force and the one before, which readers may still hold."""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A run as the history has it; `overtaken` where another one of its View has begun since."""
+
+    started: RunStarted
+    ended: RunEnded | None = None
+    overtaken: bool = False
+
+    @property
+    def outcome(self) -> str:
+        """`published`, `failed`, `stopped`; without an end `killed` once another one has begun, else `running`."""
+        if self.ended is not None:
+            return self.ended.outcome
+        return "killed" if self.overtaken else "running"
+
+    @property
+    def kind(self) -> Kind:
+        return self.started.kind if self.ended is None else self.ended.kind
+
+
+class History:
+    """The runs of the batch layer, by replaying control records.
+
+    >>> history = History()
+    >>> for id in ("a", "b"):
+    ...     history.apply(RunStarted(id, "clicks", "f", "full", "by hand", 0, 0, "host"))
+    >>> history.apply(RunEnded("b", "published", 10, "full"))
+    >>> [run.outcome for run in history.of("clicks")]
+    ['killed', 'published']
+    """
+
+    def __init__(self) -> None:
+        self._runs: dict[str, list[RunStarted]] = {}
+        self._ends: dict[str, RunEnded] = {}
+
+    def apply(self, message: Message) -> None:
+        if isinstance(message, RunStarted):
+            self._runs.setdefault(message.view, []).append(message)
+        elif isinstance(message, RunEnded):
+            self._ends[message.run] = message
+
+    def of(self, view: str, fingerprint: str | None = None) -> list[Ran]:
+        """The runs of a View, oldest first; those of one definition where that is given."""
+        runs = self._runs.get(view, [])
+        all_ = [Ran(run, self._ends.get(run.id), run is not runs[-1]) for run in runs]
+        return [ran for ran in all_ if fingerprint in (None, ran.started.fingerprint)]
+
+    def all(self) -> list[Ran]:
+        """The runs of all Views, oldest first."""
+        return sorted((ran for view in self._runs for ran in self.of(view)), key=lambda ran: ran.started.time)

@@ -18,6 +18,7 @@
     │   ├── StateLocked        another worker holds it
     │   ├── StateMissing
     │   └── DefinitionChanged  it was written by another definition of the view
+    ├── RunStopped             a batch run was asked to stop, or was overtaken, before it had published
     ├── CutMismatch            batch and speed do not meet at one Cut: no exact answer exists
     ├── RunnerFailed           Spark could not be started, or a job failed there
     └── BrokerError            the embedded broker could not be started or stopped
@@ -102,6 +103,10 @@ class StateMissing(StateError):
 
 class DefinitionChanged(StateError):
     """The state was written by another definition."""
+
+
+class RunStopped(StreamkitError):
+    """A batch run was asked to stop, or was overtaken by another, before it had published: nothing has changed."""
 
 
 class CutMismatch(StreamkitError):

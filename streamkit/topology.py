@@ -16,6 +16,7 @@ from streamkit.errors import DefinitionError
 from streamkit.generator import Generator, GeneratorFunction
 from streamkit.interval import Pace
 from streamkit.mapreduce import MAIN, Input, MapReduce, Step, define
+from streamkit.schedule import Schedule
 from streamkit.table import Table
 from streamkit.topic import ErrorPolicy, Topic
 from streamkit.view import View
@@ -111,13 +112,18 @@ class Topology:
         window: Window | None = None,
         where: pl.Expr | None = None,
         version: int = 1,
+        batch_every: str | float | None = None,
+        batch_full_every: str | float | None = None,
     ) -> View:
         """Declare a View of a topic of this Topology.
 
         `key` is a field, a polars expression with a name (`.alias("...")`), or several of them; `where` keeps the
         records for which it is true; without `window` a key has one state for all time. A changed
         definition is declared beside the old one with the next `version`; `streamkit upgrade` switches readers over.
-        Raises DefinitionError.
+
+        `batch_every="1h"` has `streamkit scheduler` (and `streamkit up`) recompute it each hour, on the hour in UTC;
+        with `batch_full_every="1d"` from the last BatchView on, and once a day from the log's start, which proves the
+        others. Raises DefinitionError.
         """
         _checked_name("view", name)
         if version < 1:
@@ -128,7 +134,8 @@ class Topology:
         try:
             types = topic.schema.types()
             bound = {n: _bind(n, a, topic, types) for n, a in aggregates.items()}
-            view = View(name, topic, _keys(topic, key), window or Unbounded(), where, bound, version)
+            schedule = Schedule.of(batch_every, batch_full_every)
+            view = View(name, topic, _keys(topic, key), window or Unbounded(), where, bound, version, schedule)
         except DefinitionError as error:
             raise DefinitionError(f"view {name!r}: {error}") from None
         view.check()

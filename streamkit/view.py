@@ -17,6 +17,7 @@ import polars as pl
 from streamkit.aggregate import OFFSET, PARTITION, TIME, Aggregate
 from streamkit.cut import Cut
 from streamkit.errors import DefinitionError, StreamkitError
+from streamkit.schedule import Schedule
 from streamkit.topic import Topic
 from streamkit.window import Unbounded, Window
 
@@ -65,7 +66,8 @@ class View:
     """A View's definition. Make it with `Topology.view`, which checks it.
 
     `keys` maps the key parts' names to polars expressions over the topic's fields; `aggregates` are bound to them.
-    Versions of one View live side by side; the first is named as the View is, the others NAME@VERSION.
+    `schedule` is when the batch layer recomputes it by itself, and no part of the fingerprint. Versions of one View
+    live side by side; the first is named as the View is, the others NAME@VERSION.
     """
 
     name: str
@@ -75,6 +77,7 @@ class View:
     where: pl.Expr | None
     aggregates: Mapping[str, Aggregate[Any, Any]]
     version: int = 1
+    schedule: Schedule | None = None
 
     @property
     def base(self) -> str:

@@ -55,6 +55,8 @@ campaign = app.view(
         "reach": sk.Distinct("user_id"),
         "price": sk.Quantiles("price_micros"),
     },
+    batch_every="1h",
+    batch_full_every="1d",
 )
 
 funnel = app.view(

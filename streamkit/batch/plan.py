@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import msgspec
 
+from streamkit.control import BatchView, Kind
 from streamkit.cut import Cut
 from streamkit.errors import OffsetOutOfRange
 from streamkit.view import View
@@ -30,7 +32,11 @@ class Split(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """A recomputation of one View over `[starts, offsets)`; written before it begins, so that a killed one goes on."""
+    """A recomputation of one View over `[starts, offsets)`; written before it begins, so that a killed one goes on.
+
+    `before` is the BatchView in force when it was planned. An incremental run starts from it and reads what is after
+    its Cut; a full one reads all, and divides its Splits at that Cut, so that both can be compared there.
+    """
 
     view: str
     fingerprint: str
@@ -39,6 +45,17 @@ class Plan(msgspec.Struct, frozen=True):
     starts: dict[int, int]
     offsets: dict[int, int]
     split_records: int = SPLIT_RECORDS
+    before: BatchView | None = None
+    incremental: bool = False
+
+    @property
+    def kind(self) -> Kind:
+        return "incremental" if self.incremental else "full"
+
+    @property
+    def base(self) -> BatchView | None:
+        """The BatchView that an incremental run starts from."""
+        return self.before if self.incremental else None
 
     @property
     def cut(self) -> Cut:
@@ -46,7 +63,8 @@ class Plan(msgspec.Struct, frozen=True):
 
     @property
     def records(self) -> int:
-        return sum(end - self.starts[p] for p, end in self.offsets.items())
+        """Offsets that are read."""
+        return sum(end - (self._divided(p) if self.incremental else self.starts[p]) for p, end in self.offsets.items())
 
     def splits(self) -> list[Split]:
         """Splits of at most `split_records`, the partitions' in turn, so that all of them are read at once.
@@ -55,12 +73,25 @@ class Plan(msgspec.Struct, frozen=True):
         >>> [s.name for s in plan.splits()]
         ['0-0-10', '0-10-20', '0-20-25']
         """
-        splits = [
+        older = [] if self.incremental else self._between(self.starts, {p: self._divided(p) for p in self.offsets})
+        newer = self._between({p: self._divided(p) for p in self.offsets}, self.offsets)
+        return sorted([*older, *newer], key=lambda s: (s.start, s.partition))
+
+    def splits_before(self) -> list[Split]:
+        """Those of a full run that together are the BatchView `before`."""
+        return [split for split in self.splits() if split.end <= self._divided(split.partition)]
+
+    def _divided(self, partition: int) -> int:
+        """Where what `before` has counted ends; the start of a partition that was added since."""
+        start, counted = self.starts[partition], self.before.offsets if self.before else {}
+        return min(max(start, counted.get(partition, start)), self.offsets[partition])
+
+    def _between(self, starts: Mapping[int, int], ends: Mapping[int, int]) -> list[Split]:
+        return [
             Split(p, start, min(start + self.split_records, end))
-            for p, end in self.offsets.items()
-            for start in range(self.starts[p], end, self.split_records)
+            for p, end in ends.items()
+            for start in range(starts[p], end, self.split_records)
         ]
-        return sorted(splits, key=lambda s: (s.start, s.partition))
 
 
 def make_plan(
@@ -69,20 +100,49 @@ def make_plan(
     log_starts: Mapping[int, int],
     counted_from: Mapping[int, int],
     split_records: int = SPLIT_RECORDS,
+    *,
+    before: BatchView | None = None,
+    incremental: bool = False,
 ) -> Plan:
-    """The plan that recomputes `view` at `cut`.
+    """The plan that recomputes `view` at `cut`; from the BatchView `before` on where it is `incremental`.
 
     `counted_from` tells down to where older results (a BatchView, or the worker's Segments) have counted. Raises
-    OffsetOutOfRange where retention has since deleted some of that: the new result would lack what the old one had.
+    OffsetOutOfRange where retention has since deleted some of that: the new result would lack what the old one had. An
+    incremental run needs only what comes after the Cut of `before`.
     """
-    for partition, first in counted_from.items():
+    base = before if incremental else None
+    for partition, first in {**counted_from, **(base.offsets if base else {})}.items():
         there = log_starts.get(partition, 0)
         if there > first:
-            raise OffsetOutOfRange(
-                f"{view.topic.name}/{partition}: the records [{first}, {there}) were counted in view {view.name!r} "
-                f"and have been deleted from the log since: a recomputation would lose them. Give topics that are "
-                f"replayed retention.ms=-1; to accept the loss: `streamkit reset TOPOLOGY {view.name}`, then "
-                f"the View starts at the log's start"
-            )
+            raise OffsetOutOfRange(_deleted(view, partition, first, there, base))
     starts = {p: min(log_starts.get(p, 0), end) for p, end in cut.offsets.items()}
-    return Plan(view.name, view.fingerprint, cut.topic, cut.topic_id, starts, dict(cut.offsets), split_records)
+    starts |= base.starts if base else {}
+    offsets = dict(cut.offsets)
+    return Plan(
+        view.name, view.fingerprint, cut.topic, cut.topic_id, starts, offsets, split_records, before, incremental
+    )
+
+
+def _deleted(view: View, partition: int, first: int, there: int, base: BatchView | None) -> str:
+    records = f"{view.topic.name}/{partition}: the records [{first}, {there})"
+    if base is not None:
+        return (
+            f"{records} came after BatchView {base.id} of view {view.name!r} and have been deleted from the log since, "
+            f"before they were counted in batch. Give topics retention.ms=-1, or run the batch more often; to accept "
+            f"the loss: `streamkit reset TOPOLOGY {view.name}`"
+        )
+    return (
+        f"{records} were counted in view {view.name!r} and have been deleted from the log since: a recomputation would "
+        f"lose them. Give topics that are replayed retention.ms=-1; to accept the loss: `streamkit reset TOPOLOGY "
+        f"{view.name}`, then the View starts at the log's start"
+    )
+
+
+def plan_file(folder: Path) -> Path:
+    return folder / "plan.json"
+
+
+def read_plan(folder: Path) -> Plan | None:
+    """The Plan that is under way, or was stopped, in a View's folder; None where there is none."""
+    path = plan_file(folder)
+    return msgspec.json.decode(path.read_bytes(), type=Plan) if path.exists() else None

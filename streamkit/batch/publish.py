@@ -28,6 +28,7 @@ def manifest(result: Result, proof: Proof | None, *, now: Callable[[], float] = 
         rejected=result.rejected,
         created=int(now() * 1000),
         proof=proof,
+        base=plan.base.id if plan.base else "",
     )
 
 

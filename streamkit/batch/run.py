@@ -1,8 +1,9 @@
 """A run of a Plan: what it leaves on disk, so that a killed one goes on, and how far it is.
 
-    plan.json                   written first: a run that is killed goes on with the same Cut
+    plan.json                   written first: a run that is killed goes on with the same Cut, from the same base
     splits/P-START-END.parquet  one a Split, states by Slot; a Split whose file is there is done
     ID/part-00000.parquet       the result, merged by bucket
+    ID-before/part-...          the result at the Cut of the BatchView before, where it is compared with that one
 
 Only the manifest on the control topic, which `batch.publish` writes, makes a result a BatchView.
 """
@@ -22,7 +23,7 @@ from typing import Protocol, runtime_checkable
 
 import msgspec
 
-from streamkit.batch.plan import Plan, Split
+from streamkit.batch.plan import Plan, Split, plan_file, read_plan
 from streamkit.batch.tasks import split_file
 from streamkit.control import File
 from streamkit.errors import OffsetOutOfRange, StateLocked, TopicChanged
@@ -90,13 +91,13 @@ class Run:
 
     def __init__(self, log: Log, view: View, folder: Path) -> None:
         self._log, self._view, self._folder = log, view, folder
+        self._holds = False
 
     def unfinished(self) -> Plan | None:
         """The Plan of a run that was killed, if it is still of this definition and this topic."""
-        path = self._folder / "plan.json"
-        if not path.exists():
+        plan = read_plan(self._folder)
+        if plan is None:
             return None
-        plan = msgspec.json.decode(path.read_bytes(), type=Plan)
         same = plan.fingerprint == self._view.fingerprint
         return plan if same and plan.topic_id == self._log.describe(plan.topic).id else None
 
@@ -106,7 +107,7 @@ class Run:
         Raises BadRecord, TopicChanged, OffsetOutOfRange, and StateLocked where another run is under way.
         """
         began = time.monotonic()
-        with self._alone():
+        with self.alone():
             self._begin(plan)
             result = f"{time.time_ns():x}"
             compute = runner.compute if isinstance(runner, Engine) else partial(self._by_splits, runner)
@@ -114,9 +115,15 @@ class Run:
             slots, seconds = sum(file.rows for file in made.files), time.monotonic() - began
             return Result(plan, result, made.files, slots, made.events, made.rejected, seconds)
 
+    def merge_before(self, result: Result, runner: Runner) -> tuple[File, ...]:
+        """What a full run that is not finished yet has at the Cut of the BatchView before; nothing is read again."""
+        splits = result.plan.splits_before()
+        slots = Population.union(read_population(split_file(self._folder, split)) for split in splits).estimate
+        return tuple(runner.merge(splits, bucket_count(slots), f"{result.id}-before")) if splits else ()
+
     def finish(self) -> None:
         """Drop what only an unfinished run needs; comes after the publication."""
-        (self._folder / "plan.json").unlink(missing_ok=True)
+        plan_file(self._folder).unlink(missing_ok=True)
         shutil.rmtree(self._folder / "splits", ignore_errors=True)
 
     def _begin(self, plan: Plan) -> None:
@@ -129,8 +136,8 @@ class Run:
                     f"{plan.topic}/{partition}: the Cut {plan.offsets[partition]} of view {plan.view!r} is beyond the "
                     f"log's end {end}: was the log truncated? `streamkit reset TOPOLOGY {plan.view}` begins anew"
                 )
-        path = self._folder / "plan.json"
-        if path.exists() and msgspec.json.decode(path.read_bytes(), type=Plan) == plan:
+        path = plan_file(self._folder)
+        if read_plan(self._folder) == plan:
             return
         self.finish()
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -144,8 +151,10 @@ class Run:
         done = [split_file(self._folder, split) for split in splits]
         counts = [read_counts(path) for path in done]
         events, rejected = (sum(c[name] for c in counts) for name in COUNTS)
-        slots = Population.union(map(read_population, done)).estimate
-        files = runner.merge(splits, bucket_count(slots), result) if splits else []
+        slots, base = Population.union(map(read_population, done)).estimate, plan.base
+        if base is not None:
+            slots, events, rejected = slots + base.slots, events + base.events, rejected + base.rejected
+        files = runner.merge(splits, bucket_count(slots), result) if splits or base else []
         return Computed(tuple(files), events, rejected)
 
     def _fold(self, plan: Plan, splits: list[Split], runner: Runner, on_progress: Tell) -> None:
@@ -162,7 +171,11 @@ class Run:
             tell()
 
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
+    def alone(self) -> Iterator[None]:
+        """Hold the View's folder; may be entered again within. Raises StateLocked where another run holds it."""
+        if self._holds:
+            yield
+            return
         self._folder.mkdir(parents=True, exist_ok=True)
         with (self._folder / "lock").open("a+") as lock:
             try:
@@ -176,4 +189,8 @@ class Run:
             lock.truncate(0)
             lock.write(str(os.getpid()))
             lock.flush()
-            yield
+            self._holds = True
+            try:
+                yield
+            finally:
+                self._holds = False

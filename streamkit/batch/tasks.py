@@ -6,7 +6,8 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from streamkit.batch.plan import Split
+from streamkit.batch.base import read_base
+from streamkit.batch.plan import Split, read_plan
 from streamkit.checkpoint import slot_of
 from streamkit.control import File
 from streamkit.decode import Decoded, Decoder, Rejected
@@ -43,15 +44,20 @@ class Tasks:
         return split
 
     def merge(self, splits: Iterable[Split], bucket: int, buckets: int, result: str) -> File:
-        """Merge one bucket of all Splits into a file of the result."""
-        parts = (
-            (slot_of(slot), self._fold.load(state))
-            for split in splits
-            for slot, state in read_partial(split_file(self._folder, split), bucket, buckets)
+        """Merge one bucket of all Splits, and of the BatchView that the Plan starts from, into a file of the result."""
+        states = self._fold.merge_slots(
+            (slot_of(slot), self._fold.load(state)) for slot, state in self._parts(splits, bucket, buckets)
         )
-        states = self._fold.merge_slots(parts)
         content = bucket_bytes(self._view, self._fold, states)
         return write_bucket(self._folder, result, bucket, len(states), content)
+
+    def _parts(self, splits: Iterable[Split], bucket: int, buckets: int) -> Iterator[tuple[bytes, bytes]]:
+        # From the Plan on disk, which says it once and for all: a run that goes on after a kill goes on with the same.
+        plan = read_plan(self._folder)
+        if plan is not None and plan.base is not None:
+            yield from read_base(plan.base, self._folder, bucket, buckets)
+        for split in splits:
+            yield from read_partial(split_file(self._folder, split), bucket, buckets)
 
     def _read(self, split: Split) -> Iterator[tuple[list[Decoded], list[Rejected]]]:
         """The Split's values, many at a time."""

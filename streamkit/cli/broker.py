@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import select
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from streamkit.broker import BrokerSettings, EmbeddedBroker
+from streamkit.cli.signals import asked_to_stop
+from streamkit.cli.supervise import lifeline
 
 DEFAULT_PORT = 9092
 
@@ -41,6 +45,38 @@ def start(
     verb = "runs already" if before.running else "runs"
     typer.echo(f"Apache Kafka {now.version} {verb} at {address} (pid {now.pid}, data {broker.data})")
     typer.echo(f"export STREAMKIT_BROKERS={address}")
+
+
+@app.command(epilog="Examples:  streamkit broker run   |   streamkit broker run --port 0 --data /tmp/third")
+def run(
+    data: Data = DATA,
+    port: Annotated[
+        int | None, typer.Option(help="Default: the port of last time, at first 9092; 0: a free one.", min=0, max=65535)
+    ] = None,
+    heap: Annotated[str, typer.Option(help="Memory of the JVM, such as 512m or 2g.")] = "1g",
+) -> None:
+    """Run the broker until Ctrl-C or SIGTERM; where it is killed, it is started again."""
+    if port is None:
+        port = _broker(data).remembered_port() or DEFAULT_PORT
+    settings = BrokerSettings(data, port=port, heap=heap)
+    with asked_to_stop() as stop:
+        try:
+            while not stop.is_set() and not _orphaned():
+                broker = EmbeddedBroker(settings)
+                if not broker.status().running:
+                    address = broker.start(on_progress=lambda line: typer.echo(line, err=True))
+                    typer.echo(f"Apache Kafka {broker.status().version} runs at {address}", err=True)
+                    settings = replace(settings, port=broker.remembered_port() or port)
+                stop.wait(0.2)
+        finally:
+            _broker(data).stop()
+    typer.echo("stopped", err=True)
+
+
+def _orphaned() -> bool:
+    """True once a supervisor is gone, and all who may need the broker."""
+    line = lifeline()
+    return line is not None and bool(select.select([line], [], [], 0)[0])
 
 
 @app.command(epilog="Examples:  streamkit broker stop   |   streamkit broker stop --data /tmp/second")

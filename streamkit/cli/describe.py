@@ -65,6 +65,8 @@ def _add_view(branch: Tree, view: View) -> None:
     node = branch.add(f"view [bold]{view.name}[/bold] by {keys} ({view.fingerprint})")
     if view.windowed:
         node.add(f"window {view.window.describe()}")
+    if view.schedule is not None:
+        node.add(f"batch {view.schedule}")
     if view.where is not None:
         node.add(f"where {str(view.where).replace('[', chr(92) + '[')}")
     for name, aggregate in view.aggregates.items():

@@ -18,9 +18,10 @@ from streamkit.batch.mapreduce.publish import kept, publish
 from streamkit.batch.mapreduce.run import Finished, JobProgress, JobRun
 from streamkit.batch.mapreduce.stage import Stages
 from streamkit.batch.mapreduce.task import TaskFailed
-from streamkit.cli.options import BROKERS, CLIENT_CONFIG, DATA, TOPOLOGY, err, load, open_log, out
+from streamkit.cli.options import ARCHIVE, BROKERS, CLIENT_CONFIG, DATA, TOPOLOGY, err, load, open_log, out
 from streamkit.errors import DefinitionError
 from streamkit.folder import DataFolder
+from streamkit.log.archive import open_source
 from streamkit.log.kafka import KafkaLog
 from streamkit.mapreduce import MAIN, MapReduce
 from streamkit.topology import Topology
@@ -48,8 +49,11 @@ def mapreduce(
     brokers: BROKERS = None,
     client_config: CLIENT_CONFIG = None,
     data: DATA = None,
+    archive: ARCHIVE = None,
 ) -> None:
     """Run MapReduce jobs over all that their topics hold now, or over files, and publish the results.
+
+    Topics that are archived are read from their archive as far as that goes, then from the log.
 
     A run that is stopped or killed goes on from its finished tasks when started again, at the same Cut. A task whose
     process dies is tried again; one that is slow while others have nothing to do is begun a second time.
@@ -66,17 +70,26 @@ def mapreduce(
     with open_log(brokers, client_config) as log:
         for job in chosen:
             job = job if skip is None else job.skipping(skip)
-            _Run(loaded, topology, job, log, folder, share).do(split_records)
+            _Run(loaded, topology, job, log, folder, share, archive or folder.archive).do(split_records)
 
 
 class _Run:
     """One job's run, from the Cut to the manifest."""
 
     def __init__(
-        self, topology: Topology, spec: str, job: MapReduce, log: KafkaLog, folder: DataFolder, share: Share
+        self,
+        topology: Topology,
+        spec: str,
+        job: MapReduce,
+        log: KafkaLog,
+        folder: DataFolder,
+        share: Share,
+        archive: str,
     ) -> None:
         self._topology, self._spec, self._job, self._log, self._share = topology, spec, job, log, share
-        self._run = JobRun(log, job, folder.mapreduce / job.name)
+        self._archive = archive
+        self._source = open_source(log, archive, [topic.name for topic in job.topics])
+        self._run = JobRun(self._source, job, folder.mapreduce / job.name)
 
     def do(self, split_records: int) -> None:
         job = self._job
@@ -84,7 +97,7 @@ class _Run:
         if plan is not None:
             err.print(f"mapreduce {job.name}: going on with the run that was stopped{_at(plan)}")
         else:
-            plan = make_plan(job, self._log, split_records=split_records)
+            plan = make_plan(job, self._source, split_records=split_records)
         try:
             finished = self._compute(plan)
         except TaskFailed as failed:
@@ -109,8 +122,8 @@ class _Run:
         """Processes take a second to start: small work is done here."""
         folder, share = self._run.folder, self._share
         if len(plan.splits) <= 1 and plan.partitions == 1:
-            return InlineTasks(Stages(self._log, self._job, folder, plan.partitions, share.memory))
-        return LocalTasks(self._spec, self._job, self._log.connection, folder, plan.partitions, share)
+            return InlineTasks(Stages(self._source, self._job, folder, plan.partitions, share.memory))
+        return LocalTasks(self._spec, self._job, self._log.connection, self._archive, folder, plan.partitions, share)
 
     def _tell(self, finished: Finished, sent: dict[str, int]) -> None:
         job, seconds = self._job, finished.seconds

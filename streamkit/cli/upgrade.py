@@ -9,9 +9,8 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from streamkit.batch.plan import SPLIT_RECORDS
 from streamkit.checkpoint import Segments
-from streamkit.cli.batch import SEAL_SECONDS, BatchRun, CutFrom
+from streamkit.cli.batch_run import BatchRun, CutFrom, Wish
 from streamkit.cli.options import (
     ARCHIVE,
     BROKERS,
@@ -86,7 +85,7 @@ def upgrade(
                 before = _declared(loaded, view, old, new)
                 at = wait.for_workers(topology, before, new)
                 run = BatchRun(loaded, topology, new, log, folder, processes, archive=archive)
-                run.publish(run.plan(SEAL_SECONDS, SPLIT_RECORDS, at))
+                run.recompute(Wish(at=at))
                 control.catch_up()
                 _show(wait.for_one_cut(before, new, control.published.latest(new.name)), before, new)
             if check:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from streamkit.batch.plan import SPLIT_RECORDS, make_plan
-from streamkit.cli.batch import SEAL_SECONDS, BatchRun
+from streamkit.cli.batch_run import SEAL_SECONDS, BatchRun
 from streamkit.cli.options import (
     ARCHIVE,
     BROKERS,

@@ -12,7 +12,7 @@ import typer
 
 from streamkit.cli.options import BROKERS, CLIENT_CONFIG, DATA, TOPOLOGY, check_topics, err, load, open_log
 from streamkit.cli.signals import asked_to_stop
-from streamkit.cli.supervise import stop_with_supervisor, supervise
+from streamkit.cli.supervise import supervise
 from streamkit.errors import DefinitionError
 from streamkit.interval import Pace, Pacer, parse_duration, show_seconds
 from streamkit.record import TopicPartition
@@ -73,10 +73,6 @@ def worker(
             if until_caught_up and not any(ends.values()):
                 err.print(f"all topics of {loaded.name!r} are empty: nothing to catch up with")
 
-        def turn(running: Worker) -> None:
-            progress.tell_of_tasks(running)
-            stop_with_supervisor(stop)
-
         pacer = Pacer(pace or loaded.pace, measured=last_measured(store, slot.name))
         Run(
             lambda: progress.of(Worker(loaded, log, store, name=slot.name)),
@@ -85,7 +81,7 @@ def worker(
             began=began,
             until_caught_up=ends if until_caught_up else None,
             on_checkpoint=progress.tell,
-            on_turn=turn,
+            on_turn=progress.tell_of_tasks,
         ).run()
         progress.last()
 

@@ -129,6 +129,10 @@ class ProofBody(Body):
     slots: int = Field(description="Keys and windows compared.")
     differences: int = Field(description="0 unless one of the layers was wrong.")
     first: str = Field(description="The first divergence; empty for none.")
+    against: str = Field(
+        description="The id of the BatchView that it was compared with, at the Cut of that one, where no Segments lead "
+        "to its own Cut; else empty."
+    )
 
 
 class BatchBody(Body):

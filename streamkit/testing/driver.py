@@ -9,13 +9,14 @@ from __future__ import annotations
 import tempfile
 import uuid
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import polars as pl
 
+from streamkit.batch.base import check_files, find_base
 from streamkit.batch.local import Inline
 from streamkit.batch.mapreduce.local import InlineTasks
 from streamkit.batch.mapreduce.plan import make_plan as plan_job
@@ -28,12 +29,12 @@ from streamkit.batch.publish import discard_old, manifest, publish
 from streamkit.batch.run import Result, Run
 from streamkit.batch.tasks import Tasks
 from streamkit.changelog import Changelogs, Follower, existing
-from streamkit.checkpoint import segment_prefix, states_range, task_prefix
-from streamkit.control import BatchView, JobResult, Proof, Reset, Sealed, SealRequest
+from streamkit.checkpoint import Slot, segment_prefix, states_range, task_prefix
+from streamkit.control import BatchView, File, JobResult, Proof, Reset, Sealed, SealRequest
 from streamkit.cut import Cut
 from streamkit.deadletter import DeadLetter
 from streamkit.errors import CutMismatch, Fenced, StateMissing, StreamkitError
-from streamkit.fold import Fold
+from streamkit.fold import Fold, State
 from streamkit.log.control import ControlTopic
 from streamkit.log.memory import MemoryLog
 from streamkit.log.scan import read_all
@@ -92,6 +93,7 @@ class Driver:
         self._follower: Follower | None = None
         self._writer = self.log.writer()
         self._results: dict[str, Result] = {}
+        self._before: dict[str, tuple[File, ...]] = {}
 
     @property
     def folder(self) -> Path:
@@ -254,15 +256,43 @@ class Driver:
         """The log's end, where the batch layer cuts when it hears of no worker."""
         return Cut(view.topic.name, self.log.describe(view.topic.name).id, self.log.ends(view.topic.name))
 
-    def batch(self, view: View, cut: Cut | None = None) -> Result:
-        """Recompute the View at a Cut (see `cut`); nobody sees it before `publish`."""
-        folder = self.folder / view.name
-        run = Run(self.log, view, folder)
-        plan = make_plan(view, cut or self.cut(view), self.log.starts(view.topic.name), {}, self._split_records)
-        result = run.run(plan, Inline(Tasks(self.log, view, folder)))
+    def batch(self, view: View, cut: Cut | None = None, *, incremental: bool = False) -> Result:
+        """Recompute the View at a Cut (see `cut`); nobody sees it before `publish`.
+
+        An `incremental` run starts from the BatchView in force where it can; `result.plan` tells.
+        """
+        folder, cut = self.folder / view.name, cut or self.cut(view)
+        self._control.catch_up()
+        batches = self._control.published.of(view.name, view.fingerprint)
+        before = None
+        with suppress(StateMissing):
+            found = find_base(batches, cut)
+            check_files(found, folder)
+            before = found
+        run, starts = Run(self.log, view, folder), self.log.starts(view.topic.name)
+        plan = make_plan(
+            view, cut, starts, {}, self._split_records, before=before, incremental=incremental and before is not None
+        )
+        runner = Inline(Tasks(self.log, view, folder))
+        result = run.run(plan, runner)
+        self._before[view.name] = () if incremental or before is None else run.merge_before(result, runner)
         run.finish()
         self._results[view.name] = result
         return result
+
+    def states(self, view: View) -> dict[Slot, State]:
+        """All states of the last `batch`."""
+        fold, result = Fold(view), self._results[view.name]
+        return dict(states_of(fold, self.folder, result.files))
+
+    def prove_before(self, view: View) -> Proof | None:
+        """Compare the last `batch`, a full one, with the BatchView before, at the Cut of that; None for any other."""
+        plan = self._results[view.name].plan
+        if plan.before is None or plan.incremental:
+            return None
+        fold = Fold(view)
+        old, new = (states_of(fold, self.folder, f) for f in (plan.before.files, self._before[view.name]))
+        return compare(fold, old, new)
 
     def publish(self, view: View) -> BatchView:
         """Put the last `batch` in force."""

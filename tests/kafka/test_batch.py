@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
 from contextlib import closing
@@ -28,10 +29,11 @@ def test_a_batch_beside_a_running_worker_is_proved_and_its_answers_are_exact(sit
     site.send(4_000, rubbish=2)
     with site.worker("--checkpoint", "100ms", "--quiet") as worker:
         wait_for(site.data.worker_runs, worker)
-        for _ in range(2):
+        for asked in ([], ["--incremental"]):
             site.send(1_000)
-            said = site.command("batch", *SMALL)
+            said = site.command("batch", *SMALL, *asked)
             assert said.count("0 differences to the speed layer") == 4, said
+            assert said.count("1,000 records after BatchView") == (4 if asked else 0), said
         site.send(1_000)
         assert "0 differences" in site.command("verify", "session")
         worker.send_signal(signal.SIGTERM)
@@ -62,10 +64,41 @@ def test_a_batch_killed_midway_leaves_the_old_one_in_force_and_goes_on(site: Sit
     assert published(site, "total") == 2
     assert not splits.exists()
     assert len(done) >= 3
+    history = [json.loads(line) for line in site.run("batch", "history", str(APP), "total", "--json").splitlines()]
+    assert [run["outcome"] for run in history] == ["published", "killed", "published"]
+    assert [run["records"] for run in history] == [5_000, None, 25_000]
     with site.serving() as serving:
         scanned = list(serving.scan(site.view("total")))
         assert sum(scanned[0].cut.offsets.values()) == 25_000
         assert sum(a.value["clicks"] for a in scanned) == 25_000
+
+
+def test_an_incremental_run_killed_midway_goes_on_from_the_same_base_and_a_full_one_proves_it(site: Site) -> None:
+    site.send(3_000)
+    site.command("batch", "session", *SMALL)
+    site.send(6_000)
+    splits = site.data.batch / "session" / "splits"
+    slow = ("session", "--incremental", "--split-records", "100", "--processes", "1")
+    with site.running("batch", str(APP), *slow) as killed:
+        wait_for(lambda: len(list(splits.glob("*.parquet"))) >= 3, killed)
+    said = site.command("batch", "session", "--processes", "2")
+    assert "going on with the run that was stopped" in said
+    assert "9,000 events (6,000 records after BatchView" in said
+    site.send(100)
+    said = site.command("batch", "session", *SMALL)
+    assert "0 differences to BatchView" in said, "no worker has run: the full result is compared with the BatchView"
+    assert "(incremental) at its Cut" in said
+    runs = [json.loads(line) for line in site.run("batch", "history", str(APP), "session", "--json").splitlines()]
+    assert [run["kind"] for run in runs] == ["full", "incremental", "incremental", "full"]
+    assert [run["outcome"] for run in runs] == ["published", "killed", "published", "published"]
+    assert (runs[-1]["differences"], runs[-1]["against"]) == (0, runs[-2]["batch"])
+    file = next((site.data.batch / "session" / runs[-1]["batch"]).glob("part-*.parquet"))
+    file.write_bytes(file.read_bytes()[:-50] + bytes(50))
+    said = site.command("batch", "session", "--incremental")
+    assert "computed from the start, in full" in said
+    assert "was changed since it was published" in said
+    with site.serving() as serving:
+        assert sum(answer.value["clicks"] for answer in serving.scan(site.view("session"))) == 9_100
 
 
 def test_answers_stay_right_while_batch_views_are_published(site: Site) -> None:

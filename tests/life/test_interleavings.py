@@ -151,16 +151,16 @@ class Life(RuleBasedStateMachine):
     def seal(self, view: str) -> None:
         self.driver.seal(self.app.views[view])
 
-    @rule(view=st.sampled_from(VIEWS), at_end=st.booleans())
-    def batch(self, view: str, at_end: bool) -> None:
+    @rule(view=st.sampled_from(VIEWS), at_end=st.booleans(), incremental=st.booleans())
+    def batch(self, view: str, at_end: bool, incremental: bool) -> None:
         found = self.app.views[view]
         cut = self.driver.end(found) if at_end else self.driver.cut(found)
         self.across.discard(view)
         self.across |= {view} if cut.offsets == self.driver.end(found).offsets else set()
-        self.driver.batch(found, cut)
+        self.driver.batch(found, cut, incremental=incremental)
         self.computed.add(view)
-        proof = self.driver.prove(found)
-        assert proof is None or proof.differences == 0, proof
+        for proof in (self.driver.prove(found), self.driver.prove_before(found)):
+            assert proof is None or proof.differences == 0, proof
 
     @precondition(lambda self: self.computed)
     @rule(data=st.data())
@@ -172,11 +172,14 @@ class Life(RuleBasedStateMachine):
             self.torn.add(view)
             self.torn_afar.add(view)
 
-    @rule(view=st.sampled_from(VIEWS), later=st.lists(clicks, min_size=1, max_size=6), worker=workers)
-    def be_published_across(self, view: str, later: list[Click], worker: int) -> None:
+    @rule(
+        view=st.sampled_from(VIEWS), later=st.lists(clicks, min_size=1, max_size=6), worker=workers,
+        incremental=st.booleans(),
+    )  # fmt: skip
+    def be_published_across(self, view: str, later: list[Click], worker: int, incremental: bool) -> None:
         """The batch layer cuts at the log's end while a worker reads on: a Segment comes to lie across the Cut."""
         found = self.app.views[view]
-        self.driver.batch(found, self.driver.end(found))
+        self.driver.batch(found, self.driver.end(found), incremental=incremental)
         self.driver.publish(found)
         self.computed.discard(view)
         self.torn.add(view)
@@ -184,13 +187,16 @@ class Life(RuleBasedStateMachine):
         self.send(later)
         self.driver.step(worker=worker)
 
-    @rule(view=st.sampled_from(VIEWS), later=st.lists(clicks, min_size=1, max_size=6), worker=workers)
-    def be_published_at_a_seal(self, view: str, later: list[Click], worker: int) -> None:
+    @rule(
+        view=st.sampled_from(VIEWS), later=st.lists(clicks, min_size=1, max_size=6), worker=workers,
+        incremental=st.booleans(),
+    )  # fmt: skip
+    def be_published_at_a_seal(self, view: str, later: list[Click], worker: int, incremental: bool) -> None:
         """As it should be: the workers report where Segments end, and some are released beside one that goes on."""
         found = self.app.views[view]
         self.driver.seal(found)
         self.settle_down(worker)
-        self.driver.batch(found)
+        self.driver.batch(found, incremental=incremental)
         proof = self.driver.prove(found)
         assert proof is not None, "no Segment ends where the workers have reported that they sealed"
         assert proof.differences == 0, proof

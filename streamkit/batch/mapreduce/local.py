@@ -27,6 +27,7 @@ from streamkit.batch.mapreduce.stage import Stages
 from streamkit.batch.mapreduce.task import Done, Task, TaskFailed
 from streamkit.errors import BadRecord, BrokerUnreachable, StreamkitError
 from streamkit.loading import load_topology
+from streamkit.log.archive import open_source
 from streamkit.log.kafka import KafkaLog
 from streamkit.mapreduce import MapReduce
 from streamkit.settings import Connection
@@ -103,7 +104,14 @@ class LocalTasks:
     """Tasks in processes, each of which imports the topology (named as on the command line) again."""
 
     def __init__(
-        self, topology: str, job: MapReduce, connection: Connection, folder: Path, partitions: int, share: Share
+        self,
+        topology: str,
+        job: MapReduce,
+        connection: Connection,
+        archive: str | None,
+        folder: Path,
+        partitions: int,
+        share: Share,
     ) -> None:
         self.tally = Tally()
         self._processes = share.processes
@@ -111,7 +119,7 @@ class LocalTasks:
             share.processes,
             context=get_context("spawn"),
             initializer=_start,
-            initargs=(topology, job.name, job.skip, connection, folder, partitions, share.memory),
+            initargs=(topology, job.name, job.skip, connection, archive, folder, partitions, share.memory),
         )
 
     def run(self, tasks: Sequence[Task], counters: Mapping[str, int]) -> Iterator[tuple[Task, Done]]:
@@ -225,14 +233,21 @@ _stages: Stages | None = None
 
 
 def _start(
-    topology: str, job: str, skip: int, connection: Connection, folder: Path, partitions: int, memory: int
+    topology: str,
+    name: str,
+    skip: int,
+    connection: Connection,
+    archive: str | None,
+    folder: Path,
+    partitions: int,
+    memory: int,
 ) -> None:
     global _stages
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent tells us when to stop
     threading.Thread(target=leave_with_parent, daemon=True).start()
-    _stages = Stages(
-        KafkaLog(connection), load_topology(topology).find_job(job).skipping(skip), folder, partitions, memory
-    )
+    job = load_topology(topology).find_job(name).skipping(skip)
+    log = open_source(KafkaLog(connection), archive, [topic.name for topic in job.topics])
+    _stages = Stages(log, job, folder, partitions, memory)
 
 
 def _run(task: Task, counters: Mapping[str, int]) -> Done | _Failure:
