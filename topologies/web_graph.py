@@ -272,7 +272,7 @@ class Iteration:
 
     @property
     def sent(self) -> str:
-        return f"rank sent along links, iteration {self.number}"
+        return f"rank sent along links, iteration {self.number:02}"
 
     def map(self, url: str, node: Node, context: Context) -> Iterator[tuple[str, Node | int]]:
         yield url, node
