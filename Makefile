@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test torture lint format bench bench-recovery bench-peers clean
+.PHONY: help demo test torture lint format bench bench-recovery bench-peers bench-batch clean
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -40,6 +40,9 @@ bench-recovery: .venv/installed ## kill -9 to the first new commit, beside Kafka
 
 bench-peers: .venv/installed ## the same jobs on Faust, Quix, Bytewax, Pathway, Kafka Streams, Flink, Spark (an hour or two)
 	$(BIN)/python -m benchmarks.peers
+
+bench-batch: .venv/installed ## word count and the Yahoo job beside Spark, DuckDB, polars, mrjob (10 million records)
+	$(BIN)/python -m benchmarks.batch
 
 clean: ## remove the virtual environment and the demo's data
 	rm -rf .venv .streamkit

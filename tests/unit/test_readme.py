@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import streamkit as sk
 from streamkit.testing.driver import Driver
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
@@ -14,7 +16,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
 def test_the_first_screen_and_the_test_of_ones_own_run() -> None:
-    first, connect, promises, columns, driver = BLOCKS
+    first, connect, promises, mapreduce, columns, driver = BLOCKS
     names: dict[str, Any] = {"__name__": "readme"}
     exec(first, names)
     exec(driver, names)
@@ -26,6 +28,13 @@ def test_the_first_screen_and_the_test_of_ones_own_run() -> None:
     exec(promises, dict(names))
     assert set(names["app"].views) == {"campaign"}
     assert set(names["app"].agents) == {"overspent", "expensive"}
+    app = sk.Topology("books")
+    lines = app.topic("lines", value=sk.Line)
+    exec(mapreduce, {"app": app, "lines": lines, "Line": sk.Line, "Iterator": Iterator, "__name__": "readme"})
+    with Driver(app) as running:
+        running.send(lines, sk.Line("to be or not to be"))
+        running.mapreduce(app.find_job("words"))
+        assert running.rows(app.find_job("words")).sort("word")["value"].to_list() == [2, 1, 1, 2]
     ast.parse(connect)  # tests/kafka asks a running broker the same way
 
 

@@ -1,0 +1,1 @@
+"""Programs of the peers, each run by the Python of its own environment."""
