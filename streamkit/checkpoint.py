@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import operator
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -249,6 +249,21 @@ def slot_keys(keys: Iterable[tuple[Any, ...]], starts: Any, ends: Any) -> list[b
     windows[:, 0], windows[:, 1] = starts.view(np.uint64) ^ _SIGN, ends.view(np.uint64) ^ _SIGN
     each = windows.view("V16").ravel().tolist()
     return list(map(operator.add, map(_encode, keys), each))
+
+
+def key_order(keys: Sequence[bytes]) -> list[int]:
+    """The numbers of keys in their order, as nearly as the 8 bytes after what all have in common tell it.
+
+    For a store that is a quicker place to look and to write in, if one key lies near the one before; what it holds does
+    not depend on it. A third of what a sort costs.
+
+    >>> key_order([b"a-c", b"a-", b"a-a"])
+    [1, 2, 0]
+    """
+    first, last = min(keys), max(keys)
+    shared = next((i for i, (x, y) in enumerate(zip(first, last, strict=False)) if x != y), len(first))
+    heads = np.array([key[shared : shared + 8] for key in keys], "S8")
+    return np.argsort(heads.view(">u8").astype(np.uint64), kind="stable").tolist()  # type: ignore[no-any-return]
 
 
 def slot_of(key: bytes) -> Slot:

@@ -24,9 +24,6 @@ States = dict[Slot, State]
 FOLD_ROWS = 131_072
 """Values that wait before they are folded together: a group_by over many rows touches fewer keys a row."""
 
-_FEW = 1_000
-"""Slots that lie close enough together in a store, whatever their order."""
-
 _pack, _unpack = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder(tuple[Any, ...]).decode
 _new = tuple.__new__  # a third of what the call of a NamedTuple costs
 
@@ -65,18 +62,8 @@ class Fold:
         return self._parts(batches, self._groups)
 
     def combine(self, groups: Sequence[pl.DataFrame]) -> pl.DataFrame:
-        """What `groups` made, merged: as a long row of keys lies in a store, as nearly as columns can be sorted so."""
-        together = groups[0]
-        if len(groups) > 1:
-            together = pl.concat(groups, how="vertical_relaxed").group_by(*self._slot_columns).agg(self._combined)
-        order: list[pl.Expr | str] = [PARTITION]
-        for name in self._key_columns:
-            kind = together.schema[name]
-            if kind == pl.String:  # msgpack says the length first
-                order += [pl.col(name).str.len_bytes(), name]
-            elif kind.is_integer():
-                order.append(name)
-        return together.sort(*order) if len(together) > _FEW else together
+        """What `groups` made, merged: a row a Slot."""
+        return pl.concat(groups, how="vertical_relaxed").group_by(*self._slot_columns).agg(self._combined)
 
     def encoded(self, groups: pl.DataFrame) -> tuple[list[bytes], list[State]]:
         """The Slots of `groups` as bytes (`slot_key`), and their states."""
@@ -146,6 +133,9 @@ class Fold:
         if self._plain:
             return _pack(state)
         return _pack([a.dump(s) for a, s in zip(self._aggregates, state, strict=True)])
+
+    def dump_all(self, states: Iterable[State]) -> list[bytes]:
+        return list(map(_pack if self._plain else self.dump, states))
 
     def load(self, dumped: bytes) -> State:
         loaded = _unpack(dumped)

@@ -6,7 +6,6 @@ A state in columns takes a tenth of the memory, and a key that comes once costs 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import itemgetter
 from typing import Protocol
 
 import polars as pl
@@ -27,7 +26,7 @@ class Pending(Protocol):
         """How many states there are, at most."""
 
     def encoded(self, partition: int) -> tuple[list[bytes], list[State]]:
-        """The Slots of a partition as bytes, none twice, and their states: in a store's order, more or less."""
+        """The Slots of a partition as bytes, none twice, and their states, in any order."""
 
     def drop(self, partition: int) -> None: ...
 
@@ -59,8 +58,7 @@ class AsObjects:
     def encoded(self, partition: int) -> tuple[list[bytes], list[State]]:
         window, states = self._fold.view.window, self.states(partition)
         merged = self._fold.merge_slots(states.items()) if window.merges else states
-        pairs = sorted(((slot_key(slot), state) for slot, state in merged.items()), key=itemgetter(0))
-        return [key for key, _ in pairs], [state for _, state in pairs]
+        return list(map(slot_key, merged)), list(merged.values())
 
     def drop(self, partition: int) -> None:
         self._states.pop(partition, None)
@@ -89,7 +87,7 @@ class InColumns:
         return self._rows
 
     def encoded(self, partition: int) -> tuple[list[bytes], list[State]]:
-        if len(self._frames) > 1 or self._rows != self._combined:
+        if len(self._frames) > 1:
             self._combine()
         if not self._frames:
             return [], []
@@ -102,9 +100,8 @@ class InColumns:
         self._keep([])
 
     def _combine(self) -> None:
-        if self._frames:
-            self._keep([self._fold.combine(self._frames)])
-            self._combined = self._rows
+        self._keep([self._fold.combine(self._frames)])
+        self._combined = self._rows
 
     def _keep(self, frames: list[pl.DataFrame]) -> None:
         self._frames, self._rows, self._combined = frames, sum(map(len, frames)), 0

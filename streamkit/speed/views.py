@@ -13,6 +13,7 @@ from streamkit.checkpoint import (
     Segments,
     Slot,
     garbage_key,
+    key_order,
     key_range,
     next_prefix,
     origin_key,
@@ -40,6 +41,8 @@ _unpack_segments = msgspec.msgpack.Decoder(Segments).decode
 _unpack_origin = msgspec.msgpack.Decoder(Origin).decode
 _unpack_spans = msgspec.msgpack.Decoder(tuple[Span, ...]).decode
 
+_FEW = 1_000
+"""Slots that are looked up and written as they come; more in the order of their keys."""
 PURGED = 20_000
 """States of released Segments that one Checkpoint deletes: each is a tombstone on the changelog."""
 
@@ -228,8 +231,10 @@ class ViewTask:
         if isinstance(self._pending, AsObjects) and self.view.window.merges and partition not in self._discarded:
             return self._merge_sessions(prefix, self._at(partition) + prefix, self._pending.states(partition))
         slots, states = self._pending.encoded(partition)
-        keys = [prefix + slot for slot in slots]
-        dumped = list(map(self.fold.dump, states))
+        if len(slots) > _FEW:
+            order = key_order(slots)
+            slots, states = [slots[i] for i in order], [states[i] for i in order]
+        keys, dumped = [prefix + slot for slot in slots], self.fold.dump_all(states)
         if partition not in self._discarded:
             self._add_known(self._at(partition), keys, states, dumped)
         return list(zip(keys, dumped, strict=True))

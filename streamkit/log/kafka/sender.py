@@ -99,11 +99,11 @@ class Sender:
     def _send_bulk(self, source: TopicPartition, records: Sequence[Change]) -> Iterator[Change]:
         """Queue what can be queued at once; what is left comes back, to be sent one by one.
 
-        What is left goes behind what was taken, so it is only done where no key is there twice: the last record of a
-        key is its value. The Mark is the last of all, and not among these.
+        The order stays: once the queue is full librdkafka takes nothing more of the same call, and what it did not take
+        is sent before the next call. (A record that is too large fails the transaction.)
         """
         bulk = self._bulk
-        if bulk is None or len(records) < _MANY or len({key for key, _ in records}) < len(records):
+        if bulk is None or len(records) < _MANY:
             yield from records
             return
         for begin in range(0, len(records), _SLICE):
