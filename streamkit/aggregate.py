@@ -7,6 +7,7 @@ them together are in `streamkit.testing.laws` and are checked for every Aggregat
     merge(a, b) == merge(b, a)                         commutative
     merge(a, zero()) == a                              identity
     state(partial over rows) == add over rows          the columns say what the rows say
+    state(combine of partials) == merge of states      in columns as one by one, where `combine` can
     load(dump(a)) == a                                 round trip of its bytes
 
 They are what lets a View be cut anywhere: by offset, by partition, between batch and speed, and come out the same.
@@ -90,6 +91,15 @@ class Aggregate(ABC, Generic[S, R]):
     def state(self, partial: Any) -> S:
         """The state that a value of `partial` stands for."""
         return self.fold(partial)
+
+    def combine(self, partials: pl.Expr) -> pl.Expr | None:
+        """An expression that makes one value of `partial` of a group's; None where only `merge` can do that.
+
+        With it, what waits for a Checkpoint stays in columns. The law: `state` of what it makes is the `merge` of the
+        `state`s. Whoever overrides `partial` or `merge` overrides this, too.
+        """
+        del partials
+        return None
 
     def dump(self, state: S) -> Any:
         """The state in msgpack's own types (int of 64 bits, float, str, bytes, None, list)."""
@@ -175,6 +185,9 @@ class Count(Aggregate[int, int]):
     def state(self, partial: Any) -> int:
         return int(partial)
 
+    def combine(self, partials: pl.Expr) -> pl.Expr:
+        return partials.cast(pl.Int64).sum()
+
 
 class _Extreme(FieldAggregate):
     """Min and Max: None is the zero, so a `merge` has it on one side or none."""
@@ -208,6 +221,9 @@ class _Extreme(FieldAggregate):
 
     def state(self, partial: Any) -> Any:
         return self.fold(partial) if self.kind in ("", "Decimal") else self.read(partial)
+
+    def combine(self, partials: pl.Expr) -> pl.Expr | None:
+        return None if self.kind in ("", "Decimal") else self.column(partials)
 
     def dump(self, state: Any) -> Any:
         return None if state is None else self.of_kind.dump(state)

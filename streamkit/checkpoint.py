@@ -24,10 +24,13 @@ key is the beginning of another.
 
 from __future__ import annotations
 
+import operator
 import struct
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 
 from streamkit.errors import CutMismatch
 from streamkit.record import TopicPartition
@@ -38,6 +41,7 @@ _POSITION, _TASK = b"\x01", b"\x02"
 MARK_KEY = b"\x01"
 _ORIGIN, _SEGMENTS, _STATE, _AGENT, _TABLE, _GARBAGE = b"\x02", b"\x03", b"\x04", b"\x05", b"\x06", b"\x07"
 _BIAS = 1 << 63
+_SIGN = np.uint64(_BIAS)  # x ^ _SIGN of 64 bits is x + _BIAS
 _encode, _decode = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder().decode
 pack = msgspec.msgpack.encode
 
@@ -232,6 +236,34 @@ def slot_key(slot: Slot) -> bytes:
     True
     """
     return _encode(slot.key) + struct.pack(">QQ", slot.start + _BIAS, slot.end + _BIAS)
+
+
+def slot_keys(keys: Iterable[tuple[Any, ...]], starts: Any, ends: Any) -> list[bytes]:
+    """`slot_key` of many Slots; `starts` and `ends` are numpy's, int64.
+
+    >>> slot_keys([("c1",), ("c2",)], np.array([0, -5]), np.array([10, 5])) == [
+    ...     slot_key(Slot(("c1",), 0, 10)), slot_key(Slot(("c2",), -5, 5))]
+    True
+    """
+    windows = np.empty((len(starts), 2), ">u8")
+    windows[:, 0], windows[:, 1] = starts.view(np.uint64) ^ _SIGN, ends.view(np.uint64) ^ _SIGN
+    each = windows.view("V16").ravel().tolist()
+    return list(map(operator.add, map(_encode, keys), each))
+
+
+def key_order(keys: Sequence[bytes]) -> list[int]:
+    """The numbers of keys in their order, as nearly as the 8 bytes after what all have in common tell it.
+
+    For a store that is a quicker place to look and to write in, if one key lies near the one before; what it holds does
+    not depend on it. A third of what a sort costs.
+
+    >>> key_order([b"a-c", b"a-", b"a-a"])
+    [1, 2, 0]
+    """
+    first, last = min(keys), max(keys)
+    shared = next((i for i, (x, y) in enumerate(zip(first, last, strict=False)) if x != y), len(first))
+    heads = np.array([key[shared : shared + 8] for key in keys], "S8")
+    return np.argsort(heads.view(">u8").astype(np.uint64), kind="stable").tolist()  # type: ignore[no-any-return]
 
 
 def slot_of(key: bytes) -> Slot:

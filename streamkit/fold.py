@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 import polars as pl
 
 from streamkit.aggregate import OFFSET, PARTITION, TIME, Aggregate
-from streamkit.checkpoint import Slot
+from streamkit.checkpoint import Slot, slot_keys
 from streamkit.decode import Decoded, DecodedObjects, Rejected, numbers, objects_frame
 from streamkit.view import View
 from streamkit.window import END, START
+
+T = TypeVar("T")
 
 State = tuple[Any, ...]
 """One state an Aggregate, in the View's order."""
@@ -35,31 +37,62 @@ class Fold:
         self._partials = [a.partial().alias(f"__{i}") for i, a in enumerate(self._aggregates)]
         used = {field for a in self._aggregates for field in a.fields}
         self._needs_offset = OFFSET in used
-        self._keys = list(view.keys)
+        self._key_columns = [f"__key_{n}" for n in view.keys]
+        self._slot_columns = [PARTITION, *self._key_columns, START, END]
         self._reads = fields_of(view)
         kinds = [type(a) for a in self._aggregates]
         self._plain = all(k.dump is Aggregate.dump and k.load is Aggregate.load for k in kinds)
         self._only = self._aggregates[0] if len(kinds) == 1 else None
 
+        combined = [a.combine(pl.col(f"__{i}")) for i, a in enumerate(self._aggregates)]
+        self._combined = [e.alias(f"__{i}") for i, e in enumerate(combined) if e is not None]
+        self.in_columns = len(self._combined) == len(kinds)
+        """Can `combine` merge what `groups` makes?"""
+
     def states(self, batches: Sequence[Decoded]) -> tuple[dict[int, States], list[Rejected]]:
-        """States by partition, and the records that the View's expressions fail on.
+        """States by partition, and the records that the View's expressions fail on."""
+        parts, rejected = self._parts(batches, lambda batches: self._by_partition(self._groups(batches)))
+        merged: dict[int, States] = {}
+        for states in parts:
+            self.merge_into(merged, states)
+        return merged, rejected
+
+    def groups(self, batches: Sequence[Decoded]) -> tuple[list[pl.DataFrame], list[Rejected]]:
+        """As `states`, in columns: PARTITION, the key's parts, START, END, and a partial an Aggregate; a row a Slot."""
+        return self._parts(batches, self._groups)
+
+    def combine(self, groups: Sequence[pl.DataFrame]) -> pl.DataFrame:
+        """What `groups` made, merged: a row a Slot."""
+        return pl.concat(groups, how="vertical_relaxed").group_by(*self._slot_columns).agg(self._combined)
+
+    def encoded(self, groups: pl.DataFrame) -> tuple[list[bytes], list[State]]:
+        """The Slots of `groups` as bytes (`slot_key`), and their states."""
+        keys = zip(*(groups[name].to_list() for name in self._key_columns), strict=True)
+        columns = [groups[f"__{i}"].to_list() for i in range(len(self._aggregates))]
+        states = [map(a.state, column) for a, column in zip(self._aggregates, columns, strict=True)]
+        return slot_keys(keys, groups[START].to_numpy(), groups[END].to_numpy()), list(zip(*states, strict=True))
+
+    def _parts(
+        self, batches: Sequence[Decoded], make: Callable[[Sequence[Decoded]], T]
+    ) -> tuple[list[T], list[Rejected]]:
+        """What `make` makes of batches.
 
         A failure of one row (an integer beyond 64 bits, a strict cast, a mapping without the key) fails the frame:
         halving finds the row, so that the rest counts and the one is reported.
         """
         try:
-            return self._states(batches), []
+            return [make(batches)], []
         except (pl.exceptions.PolarsError, OverflowError, TypeError, ValueError) as error:
-            parts = halves(batches)
-            if parts is None:
-                return {}, [batches[0].rejected(0, f"view {self.view.name!r}: {str(error).splitlines()[0]}")]
-        merged: dict[int, States] = {}
+            smaller = halves(batches)
+            if smaller is None:
+                return [], [batches[0].rejected(0, f"view {self.view.name!r}: {str(error).splitlines()[0]}")]
+        parts: list[T] = []
         rejected: list[Rejected] = []
-        for half in parts:
-            states, bad = self.states(half)
-            self.merge_into(merged, states)
+        for half in smaller:
+            made, bad = self._parts(half, make)
+            parts += made
             rejected += bad
-        return merged, rejected
+        return parts, rejected
 
     def merge_into(self, target: dict[int, States], states: Mapping[int, States]) -> None:
         """Merge states by partition into `target`."""
@@ -101,6 +134,9 @@ class Fold:
             return _pack(state)
         return _pack([a.dump(s) for a, s in zip(self._aggregates, state, strict=True)])
 
+    def dump_all(self, states: Iterable[State]) -> list[bytes]:
+        return list(map(_pack if self._plain else self.dump, states))
+
     def load(self, dumped: bytes) -> State:
         loaded = _unpack(dumped)
         return loaded if self._plain else tuple(a.load(d) for a, d in zip(self._aggregates, loaded, strict=True))
@@ -123,19 +159,17 @@ class Fold:
 
     # -- columns ------------------------------------------------------------------------------------------------------
 
-    def _states(self, batches: Sequence[Decoded]) -> dict[int, States]:
+    def _groups(self, batches: Sequence[Decoded]) -> pl.DataFrame:
         frame = self._frame(batches)
         if self.view.where is not None:
             frame = frame.filter(self.view.where)
         columns = [e.alias(f"__key_{n}") for n, e in self.view.keys.items()]
-        keys = [PARTITION, *(f"__key_{n}" for n in self._keys)]
-        frame = self.view.window.explode(frame.with_columns(columns), keys)
-        groups = frame.group_by(*keys, START, END).agg(self._partials)
-        return self._by_partition(groups)
+        frame = self.view.window.explode(frame.with_columns(columns), [PARTITION, *self._key_columns])
+        return frame.group_by(*self._slot_columns).agg(self._partials)
 
     def _by_partition(self, groups: pl.DataFrame) -> dict[int, States]:
         out: dict[int, States] = {}
-        width = len(self._keys) + 1
+        width = len(self._key_columns) + 1
         aggregates = self._aggregates
         for row in groups.iter_rows():
             slot = _new(Slot, (row[1:width], row[width], row[width + 1]))

@@ -56,6 +56,9 @@ class Sum(_Total):
     def state(self, partial: Any) -> Any:
         return self.number.total(partial)
 
+    def combine(self, partials: pl.Expr) -> pl.Expr | None:
+        return partials.sum() if self.kind == "int" else None
+
     def dump(self, state: Any) -> Any:
         return self.number.dump(state)
 

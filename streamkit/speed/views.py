@@ -13,6 +13,7 @@ from streamkit.checkpoint import (
     Segments,
     Slot,
     garbage_key,
+    key_order,
     key_range,
     next_prefix,
     origin_key,
@@ -30,6 +31,7 @@ from streamkit.errors import DefinitionChanged, TopicChanged
 from streamkit.fold import FOLD_ROWS, Fold, State, States
 from streamkit.log.base import Change
 from streamkit.record import TopicPartition
+from streamkit.speed.pending import AsObjects, pending
 from streamkit.store.base import Store
 from streamkit.view import View
 
@@ -39,6 +41,8 @@ _unpack_segments = msgspec.msgpack.Decoder(Segments).decode
 _unpack_origin = msgspec.msgpack.Decoder(Origin).decode
 _unpack_spans = msgspec.msgpack.Decoder(tuple[Span, ...]).decode
 
+_FEW = 1_000
+"""Slots that are looked up and written as they come; more in the order of their keys."""
 PURGED = 20_000
 """States of released Segments that one Checkpoint deletes: each is a tombstone on the changelog."""
 
@@ -73,7 +77,7 @@ class ViewTask:
         """The Reset that each partition's state comes after."""
         self._read: dict[int, int] = {}
         self._waiting: list[Decoded] = []
-        self._pending: dict[int, States] = {}
+        self._pending = pending(self.fold)
 
     # -- partitions ---------------------------------------------------------------------------------------------------
 
@@ -109,7 +113,7 @@ class ViewTask:
         self.resets[partition] = reset
         self._discarded.add(partition)
         self._garbage[partition] = ()
-        self._pending.pop(partition, None)
+        self._pending.drop(partition)
         self._waiting = [waiting for waiting in self._waiting if waiting.source.partition != partition]
         self._read[partition] = first
         nothing: list[Change] = [(garbage_key(self.view.name), None)]
@@ -117,8 +121,9 @@ class ViewTask:
 
     def close(self, partition: int) -> None:
         """Let a partition go; comes right after a Checkpoint, so nothing is pending."""
-        for known in (self.segments, self._garbage, self._unsaved, self.resets, self._read, self._pending):
+        for known in (self.segments, self._garbage, self._unsaved, self.resets, self._read):
             known.pop(partition, None)
+        self._pending.drop(partition)
         self._discarded.discard(partition)
 
     def _check_origin(self, before: Origin | None) -> None:
@@ -168,15 +173,13 @@ class ViewTask:
 
     def pending(self) -> int:
         """States that wait for a Checkpoint."""
-        return sum(map(len, self._pending.values()))
+        return len(self._pending)
 
     def fold_waiting(self) -> list[Rejected]:
         if not self._waiting:
             return []
-        states, bad = self.fold.states(self._waiting)
-        self._waiting = []
-        self.fold.merge_into(self._pending, states)
-        return bad
+        waiting, self._waiting = self._waiting, []
+        return self._pending.absorb(waiting)
 
     # -- checkpoint ---------------------------------------------------------------------------------------------------
 
@@ -219,40 +222,40 @@ class ViewTask:
         self.segments = dict(prepared.segments)
         self._garbage = dict(prepared.garbage)
         self._read = {p: s.end for p, s in self.segments.items()}
-        self._pending, self._unsaved, self._discarded = {}, {}, set()
+        self._pending.clear()
+        self._unsaved, self._discarded = {}, set()
 
     def _merged(self, partition: int, segment: int) -> list[Change]:
         """What was absorbed of a partition, merged into its open Segment."""
-        states = self._pending.get(partition)
-        if not states:
-            return []
-        prefix, dump = segment_prefix(self.view.name, segment), self.fold.dump
-        if partition in self._discarded:
-            old, new = set[Slot](), self.fold.merge_slots(states.items())
-        elif self.view.window.merges:
-            old, new = self._merge_sessions(self._at(partition) + prefix, states)
-        else:
-            return self._merge_slots(self._at(partition), prefix, states)
-        puts: list[Change] = [(prefix + slot_key(slot), dump(state)) for slot, state in new.items()]
-        return puts + [(prefix + slot_key(slot), None) for slot in old]
+        prefix = segment_prefix(self.view.name, segment)
+        if isinstance(self._pending, AsObjects) and self.view.window.merges and partition not in self._discarded:
+            return self._merge_sessions(prefix, self._at(partition) + prefix, self._pending.states(partition))
+        slots, states = self._pending.encoded(partition)
+        if len(slots) > _FEW:
+            order = key_order(slots)
+            slots, states = [slots[i] for i in order], [states[i] for i in order]
+        keys, dumped = [prefix + slot for slot in slots], self.fold.dump_all(states)
+        if partition not in self._discarded:
+            self._add_known(self._at(partition), keys, states, dumped)
+        return list(zip(keys, dumped, strict=True))
 
-    def _merge_slots(self, task: bytes, prefix: bytes, states: States) -> list[Change]:
-        keys = [prefix + slot_key(slot) for slot in states]
-        found = self._store.get([task + key for key in keys])
+    def _add_known(self, task: bytes, keys: list[bytes], states: list[State], dumped: list[bytes]) -> None:
+        """Merge into `dumped` what the Store has at `keys`."""
         merge, load, dump = self.fold.merge, self.fold.load, self.fold.dump
-        return [
-            (key, dump(state if have is None else merge(load(have), state)))
-            for key, state, have in zip(keys, states.values(), found, strict=True)
-        ]
+        for i, known in enumerate(self._store.get([task + key for key in keys])):
+            if known is not None:
+                dumped[i] = dump(merge(load(known), states[i]))
 
-    def _merge_sessions(self, prefix: bytes, states: States) -> tuple[set[Slot], States]:
-        """Sessions that a new one touches are replaced by one that spans them all."""
+    def _merge_sessions(self, prefix: bytes, at: bytes, states: States) -> list[Change]:
+        """Sessions that a new one touches are replaced by one that spans them all; `at` is `prefix` in the Store."""
         old: dict[Slot, State] = {}
         for key in {slot.key for slot in states}:
-            for at, dumped in self._store.scan(*key_range(prefix, key)):
-                old[slot_of(at[len(prefix) :])] = self.fold.load(dumped)
+            for found, dumped in self._store.scan(*key_range(at, key)):
+                old[slot_of(found[len(at) :])] = self.fold.load(dumped)
         new = self.fold.merge_slots([*old.items(), *states.items()])
-        return old.keys() - new.keys(), {slot: state for slot, state in new.items() if old.get(slot) != state}
+        dump = self.fold.dump
+        puts: list[Change] = [(prefix + slot_key(s), dump(new[s])) for s in new if old.get(s) != new[s]]
+        return puts + [(prefix + slot_key(slot), None) for slot in old.keys() - new.keys()]
 
     def sealed(self, request: str, partitions: set[int]) -> Sealed:
         """The report that the open Segments of these partitions were sealed."""

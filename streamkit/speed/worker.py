@@ -192,7 +192,7 @@ class Worker:
         # After the reading and before the transaction: what was read of a topic made anew is never counted.
         self.check()
         self.changed = sum(map(len, changes.values()))
-        self.changed_bytes = sum(len(k) + len(v or b"") for changed in changes.values() for k, v in changed)
+        self.changed_bytes = sum(sum([len(k) + len(v or b"") for k, v in changed]) for changed in changes.values())
         now = int(time.time() * 1000)
         for i, task in enumerate(sorted(changes)):
             measured = b"" if i else self.measured  # one of the tasks has it; 2 KB for each would be most of the Mark

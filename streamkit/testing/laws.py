@@ -145,9 +145,15 @@ def _check_columns(aggregate: AnyAggregate, parts: list[list[Row]], types: Mappi
     columns = {name: _COLUMNS[types[name]] if name in types else pl.Int64() for name in aggregate.fields}
     rows = [(group, *(_cell(row[name]) for name in columns)) for group, part in enumerate(parts) for row in part]
     frame = pl.DataFrame(rows, schema={"__group": pl.Int64(), **columns}, orient="row")
-    for group, partial in frame.group_by("__group").agg(aggregate.partial().alias("__partial")).iter_rows():
+    partials = frame.group_by("__group").agg(aggregate.partial().alias("__partial"))
+    for group, partial in partials.iter_rows():
         state, scalar = aggregate.state(partial), aggregate.fold(parts[group])
         _agree(aggregate, "the columns say what the rows say", state, scalar)
+    combined = aggregate.combine(pl.col("__partial"))
+    if combined is not None and rows:
+        state = aggregate.state(partials.select(combined).item())
+        scalar = aggregate.fold(row for part in parts for row in part)
+        _agree(aggregate, "partials combined are their states merged", state, scalar)
 
 
 def _cell(value: Any) -> Any:

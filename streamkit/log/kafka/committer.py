@@ -97,7 +97,7 @@ class TransactionalCommitter:
         self._seconds = int(timeout) / 1000
         # A record that is not on the log when its transaction has timed out is not waited for.
         limits = {"transaction.timeout.ms": timeout, "message.timeout.ms": timeout}
-        self._sender = Sender(cluster, **{"transactional.id": transactional_id, **limits})
+        self._sender = Sender(cluster, bulk=True, **{"transactional.id": transactional_id, **limits})
         self._producer = self._sender.producer
         self._start()
 

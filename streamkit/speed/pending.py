@@ -1,0 +1,107 @@
+"""States that wait for a Checkpoint: in columns where the View's Aggregates can be merged so, else as objects.
+
+A state in columns takes a tenth of the memory, and a key that comes once costs no object until its bytes are made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import polars as pl
+
+from streamkit.aggregate import PARTITION
+from streamkit.checkpoint import slot_key
+from streamkit.decode import Decoded, Rejected
+from streamkit.fold import FOLD_ROWS, Fold, State, States
+
+
+class Pending(Protocol):
+    """States of one View by partition."""
+
+    def absorb(self, batches: Sequence[Decoded]) -> list[Rejected]:
+        """Fold these, too; returns what the View's expressions fail on."""
+
+    def __len__(self) -> int:
+        """How many states there are, at most."""
+
+    def encoded(self, partition: int) -> tuple[list[bytes], list[State]]:
+        """The Slots of a partition as bytes, none twice, and their states, in any order."""
+
+    def drop(self, partition: int) -> None: ...
+
+    def clear(self) -> None: ...
+
+
+def pending(fold: Fold) -> Pending:
+    return InColumns(fold) if fold.in_columns and not fold.view.window.merges else AsObjects(fold)
+
+
+class AsObjects:
+    """See Pending: for every View, and what `InColumns` is compared with."""
+
+    def __init__(self, fold: Fold) -> None:
+        self._fold = fold
+        self._states: dict[int, States] = {}
+
+    def absorb(self, batches: Sequence[Decoded]) -> list[Rejected]:
+        states, bad = self._fold.states(batches)
+        self._fold.merge_into(self._states, states)
+        return bad
+
+    def __len__(self) -> int:
+        return sum(map(len, self._states.values()))
+
+    def states(self, partition: int) -> States:
+        return self._states.get(partition, {})
+
+    def encoded(self, partition: int) -> tuple[list[bytes], list[State]]:
+        window, states = self._fold.view.window, self.states(partition)
+        merged = self._fold.merge_slots(states.items()) if window.merges else states
+        return list(map(slot_key, merged)), list(merged.values())
+
+    def drop(self, partition: int) -> None:
+        self._states.pop(partition, None)
+
+    def clear(self) -> None:
+        self._states = {}
+
+
+class InColumns:
+    """See Pending: frames of partials, combined when they have become twice as many, and for a Checkpoint."""
+
+    def __init__(self, fold: Fold) -> None:
+        self._fold = fold
+        self._frames: list[pl.DataFrame] = []
+        self._rows = self._combined = 0
+
+    def absorb(self, batches: Sequence[Decoded]) -> list[Rejected]:
+        frames, bad = self._fold.groups(batches)
+        self._frames += frames
+        self._rows += sum(map(len, frames))
+        if self._rows > 2 * self._combined + FOLD_ROWS:
+            self._combine()
+        return bad
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def encoded(self, partition: int) -> tuple[list[bytes], list[State]]:
+        if len(self._frames) > 1:
+            self._combine()
+        if not self._frames:
+            return [], []
+        return self._fold.encoded(self._frames[0].filter(pl.col(PARTITION) == partition))
+
+    def drop(self, partition: int) -> None:
+        self._keep([frame.filter(pl.col(PARTITION) != partition) for frame in self._frames])
+
+    def clear(self) -> None:
+        self._keep([])
+
+    def _combine(self) -> None:
+        self._keep([self._fold.combine(self._frames)])
+        self._combined = self._rows
+
+    def _keep(self, frames: list[pl.DataFrame]) -> None:
+        self._frames, self._rows, self._combined = frames, sum(map(len, frames)), 0
