@@ -4,11 +4,11 @@ The stream: an agent divides lines into words, a View counts them. The jobs coun
 holds: `words` a record at a time, `words_by_columns` in polars. All three agree at the same Cut.
 
     streamkit create-topics topologies/wordcount.py
-    streamkit load topologies/wordcount.py lines README.md
+    streamkit generate topologies/wordcount.py lines --count 100000
     streamkit worker topologies/wordcount.py --until-caught-up
-    streamkit query topologies/wordcount.py word_counts the
+    streamkit query topologies/wordcount.py word_counts w1
     streamkit mapreduce topologies/wordcount.py
-    streamkit query topologies/wordcount.py words the
+    streamkit query topologies/wordcount.py words w1
 """
 
 from __future__ import annotations
