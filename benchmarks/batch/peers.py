@@ -21,7 +21,7 @@ BESIDE_US = ("duckdb", "polars")
 
 @dataclass
 class Peer:
-    """A program of `programs`, and what it reads: `kafka`, `parquet` or `text`.
+    """A program of `programs`, and what it reads: `kafka`, `archive`, `parquet` or `text`.
 
     `packages` are those of an environment of its own; without any, this Python runs it. One that is `slow` gets a tenth
     of the records: a rate does not depend on their number, how long a run takes does.
@@ -73,11 +73,12 @@ class PySpark(Peer):
 
 
 def streamkit(name: str, title: str, job: str = "", *, processes: int = 2, **more: object) -> Peer:
-    """StreamKit by its command line. `options` are added to the command; `before` is one that comes first, untimed: a
-    runner or an archive is a peer more, `options="--runner spark"`, `before="archive run"`."""
+    """StreamKit by its command line. `options` are added to the command; `before` is one that comes first, untimed, and
+    whose archive is then read."""
     settings = {"processes": str(processes), "words": job or "words", **{k: str(v) for k, v in more.items()}}
     jobs = ("words",) if job else JOBS
-    return Peer(name, title, "streamkit", settings=settings, jobs=jobs, slow=job == "words_no_combine")
+    reads = "archive" if "before" in more else "kafka"
+    return Peer(name, title, "streamkit", reads, settings=settings, jobs=jobs, slow=job == "words_no_combine")
 
 
 TWO = {"POLARS_MAX_THREADS": "2"}
@@ -96,6 +97,10 @@ PEERS: dict[str, Peer] = {
         streamkit("streamkit-columns", "StreamKit by columns, 2 processes", "words_by_columns"),
         streamkit("streamkit-columns-1", "StreamKit by columns, 1 process", "words_by_columns", processes=1),
         streamkit("streamkit-no-combine", "StreamKit without combine, 2 processes", "words_no_combine"),
+        streamkit("streamkit-archive", "StreamKit, 2 processes", before="archive"),
+        streamkit(
+            "streamkit-columns-archive", "StreamKit by columns, 2 processes", "words_by_columns", before="archive"
+        ),
         PySpark("spark", "PySpark local[2]", "spark", settings=SPARK),
         PySpark("spark-parquet", "PySpark local[2]", "spark", "parquet", settings=SPARK),
         Peer("duckdb", "DuckDB, 2 threads", "duckdb", "parquet"),
@@ -105,4 +110,4 @@ PEERS: dict[str, Peer] = {
         ),
     )
 }
-SMALL = ("streamkit", "streamkit-columns", "streamkit-no-combine", "duckdb", "polars")
+SMALL = ("streamkit", "streamkit-columns", "streamkit-archive", "streamkit-no-combine", "duckdb", "polars")

@@ -6,7 +6,7 @@ import json
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,6 +48,8 @@ class Figures:
 def run(peer: Peer, task: Task, right: Totals, patience_seconds: float) -> Figures:
     """Raises RunError."""
     command, environment = peer.command(task)
+    if "before" in peer.settings:
+        _before(command, {**environment, VARIABLE: task.dump()}, Path(task.directory), patience_seconds)
     began = time.monotonic_ns()
     process = launch(command, Path(task.directory), {**environment, VARIABLE: task.dump()}, subprocess.PIPE)
     watchdog = threading.Timer(patience_seconds, kill_all, [process])
@@ -70,6 +72,18 @@ def run(peer: Peer, task: Task, right: Totals, patience_seconds: float) -> Figur
     if differs := wrong("views", json.loads(task.totals.read_text()), right):
         raise RunError(differs)
     return Figures(task.events, (ended - began) / 1e9, cpu, peak[0] / 1e6, told)
+
+
+def _before(command: Sequence[str | Path], environment: Mapping[str, str], directory: Path, seconds: float) -> None:
+    """What must be there before the run: untimed. Raises RunError."""
+    process = launch([*command, "before"], directory, environment, subprocess.DEVNULL)
+    try:
+        if process.wait(seconds):
+            raise RunError(f"it could not be made ready. Its last words:\n{said(directory)}")
+    except subprocess.TimeoutExpired as error:
+        raise RunError(f"it was not ready after {seconds:g} s") from error
+    finally:
+        kill_all(process)
 
 
 def _listen(process: subprocess.Popen[bytes]) -> tuple[int, dict[str, float]]:

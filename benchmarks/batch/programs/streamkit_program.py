@@ -33,9 +33,11 @@ def results(task: Task) -> pl.DataFrame:
 def main() -> None:
     task = told()
     settings = task.settings
-    options = ["--processes", settings["processes"], *settings.get("options", "").split()]
-    if before := settings.get("before"):
-        command(task, before)
+    archive = ["--archive", f"{task.directory}/archive"] if "before" in settings else []
+    if sys.argv[1:] == ["before"]:
+        command(task, settings["before"], task.topic, *archive)
+        return
+    options = ["--processes", settings["processes"], *settings.get("options", "").split(), *archive]
     if task.job == "words":
         said = command(task, "mapreduce", settings["words"], *options)
     else:
