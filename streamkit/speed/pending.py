@@ -1,6 +1,6 @@
 """States that wait for a Checkpoint: in columns where the View's Aggregates can be merged so, else as objects.
 
-A state in columns takes a tenth of the memory, and a key that comes once costs no object until its bytes are made.
+A key that comes once costs no object until its bytes are made.
 """
 
 from __future__ import annotations
