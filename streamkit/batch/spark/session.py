@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, wait
@@ -244,14 +245,34 @@ def run_jobs(session: SparkSession, group: str, jobs: Callable[[], T], tell: Cal
     thread = InheritableThread(run, daemon=True)
     thread.start()
     try:
-        while not wait([outcome], 0.5).done:
-            tell(*_tasks(context.statusTracker(), group))
+        with _interrupt_noted() as asked:
+            while not wait([outcome], 0.5).done:
+                tell(*_tasks(context.statusTracker(), group))
+                if asked.is_set():
+                    raise KeyboardInterrupt
     except BaseException:
         context.cancelJobGroup(group)
         raise
     finally:
         thread.join(60)
     return outcome.result()
+
+
+@contextlib.contextmanager
+def _interrupt_noted() -> Iterator[threading.Event]:
+    """Within, Ctrl-C sets the event: raised where it comes, it could be lost in py4j, which this thread asks for how
+    far the tasks are, and the command would run on."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: asked.set())
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if asked.is_set():
+        raise KeyboardInterrupt
 
 
 def _tasks(tracker: Any, group: str) -> tuple[int, int]:
