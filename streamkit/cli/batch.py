@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 from contextlib import ExitStack
 from typing import Annotated, Any
 
@@ -22,7 +21,7 @@ from streamkit.cli.options import (
     load,
     open_log,
 )
-from streamkit.cli.spark import MASTER, SPARK_CONF, open_spark, spark_asked
+from streamkit.cli.spark import MASTER, RUNNER, SPARK_CONF, RunnerName, open_spark, spark_asked
 from streamkit.control import Kind
 from streamkit.errors import RunnerFailed
 
@@ -38,11 +37,6 @@ app = typer.Typer(cls=DefaultIsRun, help="Recompute Views, prove the result, pub
 app.command("history")(history)
 
 
-class RunnerName(enum.StrEnum):
-    local = "local"
-    spark = "spark"
-
-
 @app.command("run")
 def batch(
     topology: TOPOLOGY,
@@ -52,7 +46,7 @@ def batch(
     incremental: Annotated[
         bool, typer.Option("--incremental", help="Start from the last BatchView, and read only what came after it.")
     ] = False,
-    runner: Annotated[RunnerName, typer.Option(help="What executes the plan.")] = RunnerName.local,
+    runner: RUNNER = RunnerName.local,
     processes: Annotated[int | None, typer.Option(min=1, help="How many at once.", show_default="all cores")] = None,
     master: MASTER = None,
     spark_conf: SPARK_CONF = None,

@@ -178,7 +178,7 @@ class BatchRun:
     def runner(self, plan: Plan) -> Runner | Engine:
         """Processes take a second to start: small work is done here."""
         if self._spark is not None:
-            return self._spark(self.view, self._own)
+            return self._spark.views(self.view, self.source, self._own)
         if plan.records + (plan.base.slots if plan.base else 0) <= plan.split_records:
             return Inline(Tasks(self.source, self.view, self._own))
         own = (self.log.connection, self._own, self._processes, self._archive)

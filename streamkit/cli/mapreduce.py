@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import Annotated
 
+import msgspec
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from streamkit.batch.mapreduce.local import InlineTasks, JobRunner, LocalTasks, Share, cores
 from streamkit.batch.mapreduce.outputs import rows_by_output
-from streamkit.batch.mapreduce.plan import SPLIT_RECORDS, JobPlan, make_plan
+from streamkit.batch.mapreduce.plan import LOCAL, SPARK, SPLIT_RECORDS, JobPlan, make_plan
 from streamkit.batch.mapreduce.publish import kept, publish
 from streamkit.batch.mapreduce.run import Finished, JobProgress, JobRun
 from streamkit.batch.mapreduce.stage import Stages
 from streamkit.batch.mapreduce.task import TaskFailed
 from streamkit.cli.options import ARCHIVE, BROKERS, CLIENT_CONFIG, DATA, TOPOLOGY, err, load, open_log, out
+from streamkit.cli.spark import MASTER, RUNNER, SPARK_CONF, RunnerName, Spark, open_spark, spark_asked
 from streamkit.errors import DefinitionError
 from streamkit.folder import DataFolder
 from streamkit.log.archive import open_source
@@ -34,11 +36,17 @@ def mapreduce(
     jobs: Annotated[
         list[str] | None, typer.Argument(metavar="[JOB...]", help="Default: all jobs, in order.", show_default=False)
     ] = None,
-    processes: Annotated[int | None, typer.Option(min=1, help="How many at once.", show_default="all cores")] = None,
+    runner: RUNNER = RunnerName.local,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="How many at once; on Spark its executors say.", show_default="all cores")
+    ] = None,
+    master: MASTER = None,
+    spark_conf: SPARK_CONF = None,
     memory: Annotated[
         str | None,
         typer.Option(
-            help="What all processes together may take: 512MiB, 4GiB. Sorting goes on on disk beyond its share.",
+            help="What all processes together, or on Spark each task, may take: 512MiB, 4GiB. Sorting goes on on disk "
+            "beyond its share.",
             show_default="256 MiB of data a process",
         ),
     ] = None,
@@ -58,19 +66,26 @@ def mapreduce(
     A run that is stopped or killed goes on from its finished tasks when started again, at the same Cut. A task whose
     process dies is tried again; one that is slow while others have nothing to do is begun a second time.
 
-    Examples:  streamkit mapreduce app.py   |   streamkit mapreduce topologies/wordcount.py words --memory 512MiB
+    With `--runner spark` the same tasks run on Spark, on this machine or on a cluster, to the same files; a run that
+    was stopped begins anew there, at the same Cut.
+
+    Examples:  streamkit mapreduce app.py   |   streamkit mapreduce topologies/wordcount.py words --memory 512MiB   |
+    streamkit mapreduce topologies/wordcount.py --runner spark --master 'local[2]'
     """
+    asked = spark_asked(runner is RunnerName.spark, master, spark_conf)
     loaded, folder = load(topology, data)
-    share = Share.of(processes or cores(), None if memory is None else parse_size(memory))
-    if processes is not None and share.processes < processes:
+    share = Share.of(1 if asked else processes or cores(), None if memory is None else parse_size(memory))
+    if asked is None and processes is not None and share.processes < processes:
         err.print(f"{memory} are enough for {share.processes} process(es), not for {processes}")
     chosen = [loaded.find_job(name) for name in jobs or loaded.jobs]
     if not chosen:
         raise DefinitionError(f"topology {loaded.name!r} has no mapreduce job: declare one by @app.mapreduce(...)")
-    with open_log(brokers, client_config) as log:
+    with ExitStack() as stack:
+        log = stack.enter_context(open_log(brokers, client_config))
+        spark = None if asked is None else stack.enter_context(open_spark(asked, topology, log.connection, folder))
         for job in chosen:
             job = job if skip is None else job.skipping(skip)
-            _Run(loaded, topology, job, log, folder, share, archive or folder.archive).do(split_records)
+            _Run(loaded, topology, job, log, folder, share, archive or folder.archive, spark).do(split_records)
 
 
 class _Run:
@@ -85,9 +100,10 @@ class _Run:
         folder: DataFolder,
         share: Share,
         archive: str,
+        spark: Spark | None,
     ) -> None:
         self._topology, self._spec, self._job, self._log, self._share = topology, spec, job, log, share
-        self._archive = archive
+        self._archive, self._spark = archive, spark
         self._source = open_source(log, archive, [topic.name for topic in job.topics])
         self._run = JobRun(self._source, job, folder.mapreduce / job.name)
 
@@ -98,6 +114,7 @@ class _Run:
             err.print(f"mapreduce {job.name}: going on with the run that was stopped{_at(plan)}")
         else:
             plan = make_plan(job, self._source, split_records=split_records)
+        plan = msgspec.structs.replace(plan, runner=SPARK if self._spark else LOCAL)
         try:
             finished = self._compute(plan)
         except TaskFailed as failed:
@@ -121,6 +138,8 @@ class _Run:
     def _runner(self, plan: JobPlan) -> JobRunner:
         """Processes take a second to start: small work is done here."""
         folder, share = self._run.folder, self._share
+        if self._spark is not None:
+            return self._spark.tasks(self._job, plan, share.memory, self._archive, folder)
         if len(plan.splits) <= 1 and plan.partitions == 1:
             return InlineTasks(Stages(self._source, self._job, folder, plan.partitions, share.memory))
         return LocalTasks(self._spec, self._job, self._log.connection, self._archive, folder, plan.partitions, share)

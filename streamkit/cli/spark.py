@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import enum
 import importlib.util
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Protocol
 
 import typer
 
+from streamkit.batch.mapreduce.local import JobRunner
+from streamkit.batch.mapreduce.plan import JobPlan
 from streamkit.batch.run import Engine
 from streamkit.cli.options import err
 from streamkit.errors import RunnerFailed
 from streamkit.folder import DataFolder
+from streamkit.log.base import Log
+from streamkit.mapreduce import MapReduce
 from streamkit.settings import Connection
 from streamkit.view import View
 
@@ -36,8 +41,23 @@ SPARK_CONF = Annotated[
     ),
 ]
 
-Spark = Callable[[View, Path], Engine]
-"""Makes the Engine for a View whose folder is the second argument."""
+
+class RunnerName(enum.StrEnum):
+    local = "local"
+    spark = "spark"
+
+
+RUNNER = Annotated[RunnerName, typer.Option(help="What executes the plan.")]
+
+
+class Spark(Protocol):
+    """A session's engines."""
+
+    def views(self, view: View, source: Log, folder: Path) -> Engine:
+        """For a View whose topic is read from `source`, and whose own folder is `folder`."""
+
+    def tasks(self, job: MapReduce, plan: JobPlan, memory: int, archive: str | None, folder: Path) -> JobRunner:
+        """For a plan of a job; `memory` is what one task's data may take, in bytes."""
 
 
 @dataclass(frozen=True)
@@ -71,17 +91,10 @@ def open_spark(asked: Asked, topology: str, connection: Connection, folder: Data
     for module in ("pyspark", "pyarrow", "pandas"):
         if importlib.util.find_spec(module) is None:
             raise RunnerFailed(f"--runner spark needs {module}: pip install 'streamkit[spark]'")
-    from streamkit.batch.spark.connector import java_settings
+    from streamkit.batch.spark.engines import Engines
     from streamkit.batch.spark.session import SparkOptions, open_session
-    from streamkit.batch.spark.views import SparkViews, where_of
 
-    options = SparkOptions(asked.master, asked.conf)
-    settings = {**java_settings(connection), **options.kafka}
-    log = folder.root / "spark.log"
+    engines = Engines(SparkOptions(asked.master, asked.conf), topology, connection, folder.root / "spark.log")
     err.print("starting Spark")
-    with open_session(options, f"streamkit {folder.root.name}", log) as session:
-
-        def engine(view: View, own: Path) -> Engine:
-            return SparkViews(session, view, where_of(session, topology, view), settings, own, log)
-
-        yield engine
+    with open_session(engines.options, f"streamkit {folder.root.name}", engines.log) as session:
+        yield engines.on(session)

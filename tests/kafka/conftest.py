@@ -7,7 +7,7 @@ import pytest
 
 from tests.kafka.site import Site, make_site
 
-collect_ignore = ["life_app.py", "mapreduce_app.py", "scheduled_app.py", "spark_app.py"]
+collect_ignore = ["life_app.py", "mapreduce_app.py", "scheduled_app.py", "spark_app.py", "spark_jobs_app.py"]
 """Topologies for the command line: they need names from the environment."""
 
 

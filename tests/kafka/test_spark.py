@@ -28,7 +28,8 @@ from streamkit.batch.run import Result, Run
 from streamkit.batch.spark.java import java_home
 from streamkit.batch.spark.session import SparkOptions, open_session
 from streamkit.batch.spark.source import ParquetRanges
-from streamkit.batch.spark.views import SparkViews, where_of
+from streamkit.batch.spark.views import SparkViews
+from streamkit.batch.spark.where import where_of
 from streamkit.batch.tasks import Tasks
 from streamkit.cli.options import create_topics
 from streamkit.cut import Cut

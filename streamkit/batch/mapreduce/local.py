@@ -13,7 +13,7 @@ import statistics
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -42,11 +42,17 @@ _BASE = 200 << 20
 LEAST_MEMORY = 64 << 20
 
 
+Tell = Callable[[int], None]
+
+
 class JobRunner(Protocol):
     """Where the tasks of a stage run."""
 
-    def run(self, tasks: Sequence[Task], counters: Mapping[str, int]) -> Iterator[tuple[Task, Done]]:
-        """Yields tasks as they are done. Raises TaskFailed, BadRecord, DefinitionError, StreamkitError."""
+    def run(self, tasks: Sequence[Task], counters: Mapping[str, int], tell: Tell, /) -> Iterator[tuple[Task, Done]]:
+        """Yields tasks as they are done; `tell` hears of how many that are done and not yielded yet.
+
+        Raises TaskFailed, BadRecord, DefinitionError, StreamkitError.
+        """
 
     def close(self) -> None: ...
 
@@ -57,7 +63,7 @@ class InlineTasks:
     def __init__(self, stages: Stages) -> None:
         self._stages = stages
 
-    def run(self, tasks: Sequence[Task], counters: Mapping[str, int]) -> Iterator[tuple[Task, Done]]:
+    def run(self, tasks: Sequence[Task], counters: Mapping[str, int], _: Tell) -> Iterator[tuple[Task, Done]]:
         return ((task, self._stages.run(task, counters)) for task in tasks)
 
     def close(self) -> None:
@@ -122,7 +128,7 @@ class LocalTasks:
             initargs=(topology, job.name, job.skip, connection, archive, folder, partitions, share.memory),
         )
 
-    def run(self, tasks: Sequence[Task], counters: Mapping[str, int]) -> Iterator[tuple[Task, Done]]:
+    def run(self, tasks: Sequence[Task], counters: Mapping[str, int], _: Tell) -> Iterator[tuple[Task, Done]]:
         return _StageRun(self, tasks, counters).results()
 
     def begin(self, task: Task, counters: Mapping[str, int]) -> concurrent.futures.Future[Any]:

@@ -18,6 +18,7 @@ from streamkit.topic import Topic
 
 SPLIT_RECORDS = 250_000
 MOST_PARTITIONS = 64
+LOCAL, SPARK = "local", "spark"
 LAYOUT = 1
 """Of what tasks leave behind: a run that was stopped before it changed begins anew."""
 
@@ -36,6 +37,8 @@ class JobPlan(msgspec.Struct, frozen=True):
     partitions: int
     versions: str = f"layout {LAYOUT}, polars {pl.__version__}"
     """What the tasks that are done were done by: rows are shared out by polars' hash, another in each version."""
+    runner: str = LOCAL
+    """Where they were done: what Spark has shuffled is gone with it, so its tasks are done anew."""
 
     def tasks(self, stage: int) -> list[Task]:
         """The tasks of a stage."""

@@ -21,7 +21,7 @@ import msgspec
 
 from streamkit.batch.lock import alone
 from streamkit.batch.mapreduce.local import JobRunner
-from streamkit.batch.mapreduce.plan import JobPlan
+from streamkit.batch.mapreduce.plan import LOCAL, JobPlan
 from streamkit.batch.mapreduce.stage import read_done
 from streamkit.batch.mapreduce.task import Done, Skipped, Task
 from streamkit.control import File
@@ -76,7 +76,9 @@ class JobRun:
         if not path.exists():
             return None
         plan = msgspec.json.decode(path.read_bytes(), type=JobPlan)
-        now = JobPlan(plan.id, self._job.name, self._job.fingerprint, plan.cuts, plan.splits, plan.partitions)
+        now = JobPlan(
+            plan.id, self._job.name, self._job.fingerprint, plan.cuts, plan.splits, plan.partitions, runner=plan.runner
+        )
         same = all(self._log.describe(topic).id == cut.topic_id for topic, cut in plan.cuts.items())
         return plan if plan == now and same else None
 
@@ -116,7 +118,8 @@ class JobRun:
             if topic_id != cut.topic_id:
                 raise TopicChanged(f"topic {topic!r} was deleted and made again (id {topic_id}, Cut {cut.topic_id})")
         path = self.folder / "plan.json"
-        if path.exists() and msgspec.json.decode(path.read_bytes(), type=JobPlan) == plan:
+        same = path.exists() and msgspec.json.decode(path.read_bytes(), type=JobPlan) == plan
+        if same and plan.runner == LOCAL:
             return
         path.unlink(missing_ok=True)
         for stage in self.folder.glob("stage-*"):
@@ -144,12 +147,12 @@ class JobRun:
                 left.append(task)
         finished = len(tasks) - len(left)
 
-        def tell() -> None:
+        def tell(more: int = 0) -> None:
             told = (totals.records, totals.shuffled, totals.bytes, len(totals.skipped))
-            on_progress(JobProgress(stage, stages, finished, len(tasks), *told))
+            on_progress(JobProgress(stage, stages, finished + more, len(tasks), *told))
 
         tell()
-        for task, done in runner.run(left, before):
+        for task, done in runner.run(left, before, tell):
             totals.add(task, done)
             finished += 1
             tell()

@@ -80,12 +80,16 @@ class RunWriter:
         """One run."""
         rows = rows.sort(PARTITION, *order)
         path = self._folder / f"run-{self.runs:05}.parquet"
-        # What is read at once is a row group, and of each run one is held: small ones, or many runs would be too much.
-        weight = max(1, int(rows.estimated_size()) // max(1, len(rows)))
-        groups = max(_LEAST_GROUP, min(_GROUP_ROWS, _GROUP_BYTES // weight, len(rows) // self._partitions))
-        rows.write_parquet(path, compression="lz4", row_group_size=groups, statistics=True)
+        rows.write_parquet(path, compression="lz4", row_group_size=group_rows(rows, self._partitions), statistics=True)
         self.runs += 1
         self.bytes += path.stat().st_size
+
+
+def group_rows(rows: pl.DataFrame, partitions: int) -> int:
+    """Rows of a row group, which is what is read at once, and of each run one is held: few, or many runs would be too
+    much."""
+    weight = max(1, int(rows.estimated_size()) // max(1, len(rows)))
+    return max(_LEAST_GROUP, min(_GROUP_ROWS, _GROUP_BYTES // weight, len(rows) // partitions))
 
 
 def read_sorted(runs: Sequence[Path], partition: int, order: Sequence[str], memory: int) -> Iterator[pl.DataFrame]:

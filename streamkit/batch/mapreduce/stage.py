@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,21 +41,7 @@ class Stages:
 
         Raises TaskFailed, BadRecord, DefinitionError.
         """
-        final = self.folder / task.name
-        own = final.with_name(f"{final.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
-        own.mkdir(parents=True)
-        try:
-            done = self._work(task, own, counters)
-            (own / DONE).write_bytes(msgspec.json.encode(done))
-            try:
-                own.rename(final)
-            except OSError:
-                if not final.is_dir():
-                    raise
-                return read_done(final)  # a second try was quicker
-            return done
-        finally:
-            shutil.rmtree(own, ignore_errors=True)
+        return finish_task(self.folder / task.name, lambda own: self._work(task, own, counters))
 
     def _work(self, task: Task, own: Path, counters: Mapping[str, int]) -> Done:
         def batches(rejecting: Rejecting) -> Iterator[Batch]:
@@ -67,7 +53,7 @@ class Stages:
             batches=batches,
             rows=lambda order: read_sorted(self.runs(task.stage - 1), task.number, order, self.memory),
             shuffle=writer.write,
-            target=lambda output: own / f"out-{output}.parquet",
+            target=lambda output: output_file(own, output),
         )
         work = Work(self.job, task.stage, self.partitions, self.memory, counters, ports)
         for _ in work.go():
@@ -79,6 +65,28 @@ class Stages:
     def runs(self, stage: int) -> list[Path]:
         """What the tasks of a stage have written to the shuffle."""
         return sorted(self.folder.glob(f"stage-{stage}/task-*[0-9]/run-*.parquet"))
+
+
+def output_file(folder: Path, output: str) -> Path:
+    return folder / f"out-{output}.parquet"
+
+
+def finish_task(final: Path, work: Callable[[Path], Done]) -> Done:
+    """Let `work` fill a folder, which gets its name when all of it is there, what the task has counted last."""
+    own = final.with_name(f"{final.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+    own.mkdir(parents=True)
+    try:
+        done = work(own)
+        (own / DONE).write_bytes(msgspec.json.encode(done))
+        try:
+            own.rename(final)
+        except OSError:
+            if not final.is_dir():
+                raise
+            return read_done(final)  # a second try was quicker
+        return done
+    finally:
+        shutil.rmtree(own, ignore_errors=True)
 
 
 def read_done(folder: Path) -> Done:

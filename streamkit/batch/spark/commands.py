@@ -29,6 +29,8 @@ What holds for all of them:
 - Spark's connector is downloaded from Maven by `--packages`; with a mirror of your own, `--conf
   spark.jars.ivySettings=FILE`.
 
+In place of `batch {spec}` each may be `mapreduce {spec}`, with the same options behind it.
+
 ## This machine, to try it
 
 ```

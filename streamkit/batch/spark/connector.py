@@ -89,6 +89,16 @@ def java_settings(connection: Connection) -> dict[str, str]:
     return {**_stores(java), **_login(connection.client, java)}
 
 
+def portable(connection: Connection) -> Connection:
+    """The Connection for other machines: files of certificates as the texts themselves. Raises RunnerFailed."""
+    client = dict(connection.client)
+    for name in _FILES:
+        if name in client and Path(client[name]).is_file():
+            path = Path(client.pop(name))
+            client[name.replace(".location", ".pem")] = _text(name, path)
+    return Connection(connection.brokers, client)
+
+
 def _stores(java: dict[str, str]) -> dict[str, str]:
     if "security.protocol" in java:
         java["security.protocol"] = java["security.protocol"].upper()

@@ -19,10 +19,11 @@ from typing import Any, TypeVar
 import msgspec
 import pyspark
 from py4j.protocol import Py4JError
-from pyspark import InheritableThread
+from pyspark import InheritableThread, StorageLevel
 from pyspark.errors import PySparkException
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 
+from streamkit.batch.mapreduce import task
 from streamkit.batch.spark.connector import connector_of
 from streamkit.batch.spark.java import java_home
 from streamkit.batch.spark.source import BATCH_BYTES, BATCH_ROWS
@@ -174,12 +175,14 @@ def _close(session: SparkSession) -> None:
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """Why a task cannot go on. `record` is topic, partition and offset, where it is one record's doing."""
+    """Why a task cannot go on. `record` is topic, partition and offset, where it is one record's doing; `trace` is the
+    user's traceback, of a MapReduce task that has told all in its reason ("" for one without)."""
 
     reason: str
     record: tuple[str, int, int] | None = None
     bad: bool = False
     """The record's bytes are at fault, rather than code."""
+    trace: str | None = None
 
 
 class TaskFailed(Exception):
@@ -220,8 +223,21 @@ def told(log: Path) -> Iterator[None]:
 def _raised(failure: Failure) -> Exception:
     if failure.bad and failure.record is not None:
         return BadRecord(*failure.record, failure.reason)
+    if failure.trace is not None:
+        return task.TaskFailed(failure.reason, failure.trace)
     where = "/".join(map(str, failure.record)) + ": " if failure.record else ""
     return RunnerFailed(where + failure.reason)
+
+
+@contextlib.contextmanager
+def kept(frame: DataFrame) -> Iterator[DataFrame]:
+    """Computed once, and kept on the executors' disks meanwhile."""
+    made = frame.persist(StorageLevel.DISK_ONLY)
+    try:
+        yield made
+    finally:
+        with contextlib.suppress(Exception):  # the JVM may be gone: so is what it kept
+            made.unpersist()
 
 
 # -- jobs --------------------------------------------------------------------------------------------------------------

@@ -13,6 +13,9 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from streamkit.errors import RunnerFailed
+from streamkit.log.archive import Archived
+from streamkit.log.base import Log
 from streamkit.record import Array, FlatBytes, FlatChunk, Headers, TopicPartition
 
 COLUMNS = ("partition", "offset", "timestamp", "key", "value", "headers")
@@ -73,6 +76,35 @@ class ParquetRanges:
         inside = ((partition == p) & (offset >= self.starts[p]) & (offset < end) for p, end in self.ends.items())
         frame = spark.read.parquet(*self.paths).where(reduce(lambda left, right: left | right, inside, F.lit(False)))
         return frame.select(*(F.col(f"_{name}").alias(name) for name in columns))
+
+
+def archived_ranges(source: Log, topic: str) -> ParquetRanges | None:
+    """What `source` has of the topic in an archive. Raises as an ArchivedLog, and RunnerFailed for an address that
+    Spark has no name for."""
+    files = source.archived(topic) if isinstance(source, Archived) else []
+    if not files:
+        return None
+    starts: dict[int, int] = {}
+    ends: dict[int, int] = {}
+    for file, _ in files:
+        starts[file.partition] = min(file.start, starts.get(file.partition, file.start))
+        ends[file.partition] = max(file.end, ends.get(file.partition, file.end))
+    return ParquetRanges([spark_path(url) for _, url in files], starts, ends)
+
+
+def spark_path(url: str) -> str:
+    """A URL as Hadoop's file systems name it.
+
+    >>> spark_path("s3://bucket/clicks/a.parquet"), spark_path("file:///data/a.parquet")
+    ('s3a://bucket/clicks/a.parquet', 'file:///data/a.parquet')
+    """
+    scheme, _, rest = url.partition("://")
+    if scheme in ("az", "azure", "adl"):
+        raise RunnerFailed(
+            f"archive {url}: Spark needs the account in the address: name the archive (--archive, STREAMKIT_ARCHIVE) "
+            f"abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/..."
+        )
+    return f"s3a://{rest}" if scheme == "s3" else url
 
 
 Ranges = KafkaRanges | ParquetRanges

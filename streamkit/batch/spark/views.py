@@ -17,20 +17,18 @@ from pathlib import Path
 
 import msgspec
 import pyarrow as pa
-from pyspark import StorageLevel
-from pyspark.files import SparkFiles
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from streamkit.batch.plan import Plan
 from streamkit.batch.run import Computed, Progress, Tell
-from streamkit.batch.spark.session import Failure, TaskFailed, failure_of, run_jobs, told
+from streamkit.batch.spark.session import Failure, TaskFailed, failure_of, kept, run_jobs, told
 from streamkit.batch.spark.source import KafkaRanges, ParquetRanges, chunks, divide, read
+from streamkit.batch.spark.where import Where
 from streamkit.checkpoint import slot_key, slot_of
 from streamkit.control import File
 from streamkit.decode import Decoded, Decoder, Rejected
 from streamkit.fold import FOLD_ROWS, Fold, States, fields_of, halves
-from streamkit.loading import load_topology
 from streamkit.native.loader import loader
 from streamkit.store.batchfile import bucket_bytes, bucket_count, key_hash, write_bucket
 from streamkit.store.population import Population
@@ -52,37 +50,13 @@ class Counts(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True)
-class Where:
-    """How an executor finds the View. `shipped` is the topology file's name among what Spark has sent along."""
-
-    spec: str
-    view: str
-    fingerprint: str
-    shipped: str = ""
-
-    def find(self) -> View:
-        _, _, attribute = self.spec.partition(":")
-        spec = SparkFiles.get(self.shipped) + (f":{attribute}" if attribute else "") if self.shipped else self.spec
-        view = load_topology(spec).find_view(self.view)
-        if view.fingerprint != self.fingerprint:
-            raise TaskFailed(
-                Failure(
-                    f"view {self.view!r} has another definition on the executors (fingerprint {view.fingerprint}) than "
-                    f"here ({self.fingerprint}): the topology's file, its imports or the version of polars differ. "
-                    f"Send the same environment along: `streamkit package`"
-                )
-            )
-        return view
-
-
-@dataclass(frozen=True)
 class FoldRecords:
     """Arrow batches of records to rows of states, and one row of Counts; runs in a Python worker."""
 
     where: Where
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        view = self.where.find()
+        view = self.where.view()
         fold, decode = Fold(view), Decoder(view.topic, fields_of(view))
         states: dict[int, States] = {}
         events = rejected = 0
@@ -175,7 +149,7 @@ class MergeBuckets:
     where: Where
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        view = self.where.find()
+        view = self.where.view()
         fold = Fold(view)
         buckets: dict[int, States] = {}
         for batch in batches:
@@ -215,9 +189,9 @@ class SparkViews:
 
         with told(self.log), contextlib.ExitStack() as stack:
             records = read(self.spark, divide(kafka, self.archived), _COLUMNS)
-            folded = stack.enter_context(_kept(records.mapInArrow(FoldRecords(self.where), _FOLDED)))
+            folded = stack.enter_context(kept(records.mapInArrow(FoldRecords(self.where), _FOLDED)))
             counted = folded.where("counts is not null").select("counts")
-            rows = run_jobs(self.spark, f"{self.where.view} {result} fold", counted.collect, folding)
+            rows = run_jobs(self.spark, f"{self.where.name} {result} fold", counted.collect, folding)
             counts = [msgspec.msgpack.decode(bytes(row[0]), type=Counts) for row in rows]
             events, rejected = sum(c.events for c in counts), sum(c.rejected for c in counts)
             on_progress(Progress(plan.records, plan.records, len(counts), len(counts), rejected))
@@ -228,7 +202,7 @@ class SparkViews:
         states = folded.where("slot is not null")
         states = states.select(F.pmod(F.col("hash"), F.lit(buckets)).cast("int").alias("bucket"), "slot", "state")
         shuffled = states.repartition(buckets, "bucket")
-        merged = stack.enter_context(_kept(shuffled.mapInArrow(MergeBuckets(self.where), _MERGED)))
+        merged = stack.enter_context(kept(shuffled.mapInArrow(MergeBuckets(self.where), _MERGED)))
 
         def write() -> dict[int, File]:
             merged.count()  # all at once; the loop then has one bucket after another of what is made
@@ -237,31 +211,7 @@ class SparkViews:
                 for row in merged.toLocalIterator(prefetchPartitions=True)
             }
 
-        files = run_jobs(self.spark, f"{self.where.view} {result} merge", write, lambda *_: None)
+        files = run_jobs(self.spark, f"{self.where.name} {result} merge", write, lambda *_: None)
         for bucket in set(range(buckets)) - set(files):
             files[bucket] = write_bucket(self.folder, result, bucket, 0, bucket_bytes(self.view, Fold(self.view), {}))
         return tuple(files[bucket] for bucket in sorted(files))
-
-
-@contextlib.contextmanager
-def _kept(frame: DataFrame) -> Iterator[DataFrame]:
-    """Computed once, and kept on the executors' disks meanwhile."""
-    kept = frame.persist(StorageLevel.DISK_ONLY)
-    try:
-        yield kept
-    finally:
-        with contextlib.suppress(Exception):  # the JVM may be gone: so is what it kept
-            kept.unpersist()
-
-
-def where_of(spark: SparkSession, spec: str, view: View) -> Where:
-    """How executors find the View; its file is sent along, where they are other machines."""
-    target, _, attribute = spec.partition(":")
-    if not target.endswith(".py"):
-        return Where(spec, view.name, view.fingerprint)
-    path = Path(target).resolve()
-    full = f"{path}:{attribute}" if attribute else str(path)
-    if spark.sparkContext.getConf().get("spark.master", "local").startswith("local"):
-        return Where(full, view.name, view.fingerprint)
-    spark.sparkContext.addFile(str(path))
-    return Where(full, view.name, view.fingerprint, path.name)

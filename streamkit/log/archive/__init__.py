@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from streamkit.errors import StreamkitError
 from streamkit.log.base import Log
 
 if TYPE_CHECKING:
+    from streamkit.log.archive.index import ArchiveFile
     from streamkit.log.archive.objects import Objects
 
 _NEEDED = ("obstore", "pyarrow", "pyiceberg")
@@ -24,6 +25,14 @@ def open_objects(url: str) -> Objects:
     from streamkit.log.archive.objects import Objects
 
     return Objects(url)
+
+
+@runtime_checkable
+class Archived(Protocol):
+    """A Log with an archive before it."""
+
+    def archived(self, topic: str) -> list[tuple[ArchiveFile, str]]:
+        """The files that the topic has there, and their URLs."""
 
 
 def open_source(log: Log, url: str | None, topics: Collection[str]) -> Log:
