@@ -101,6 +101,7 @@ PEERS: dict[str, Peer] = {
         streamkit(
             "streamkit-columns-archive", "StreamKit by columns, 2 processes", "words_by_columns", before="archive"
         ),
+        streamkit("streamkit-spark", "StreamKit on Spark local[2]", options="--runner spark --master local[2]"),
         PySpark("spark", "PySpark local[2]", "spark", settings=SPARK),
         PySpark("spark-parquet", "PySpark local[2]", "spark", "parquet", settings=SPARK),
         Peer("duckdb", "DuckDB, 2 threads", "duckdb", "parquet"),

@@ -41,10 +41,10 @@ def send(log: MemoryLog, count: int) -> None:
         writer.send("clicks", value, key=key, headers=headers, partition=number % 2, timestamp=number + 1)
 
 
-def keep(log: MemoryLog, archive: Archive, properties: dict[str, str] | None = None) -> Keeper:
+def keep(log: MemoryLog, archive: Archive, properties: dict[str, str] | None = None, topology: str = "ads") -> Keeper:
     keeper = Keeper(log, archive, LIMITS)
     if properties is not None:
-        keeper.register("ads", properties)
+        keeper.register(topology, properties)
     keeper.run(Event(), follow=False, on_progress=lambda *_: None)
     return keeper
 
@@ -219,6 +219,17 @@ def test_other_readers_find_each_record_once(log: MemoryLog, archive: Archive, t
     with table.scan().to_duckdb("clicks") as connection:
         assert connection.sql("select count(*), max(len(_headers)) from clicks").fetchall() == [(42, 2)]
     assert len(table.scan().to_polars()) == 42
+
+
+def test_a_topology_may_be_named_as_its_topic(log: MemoryLog, archive: Archive, tmp_path: Path) -> None:
+    catalog = {"type": "sql", "uri": f"sqlite:///{tmp_path}/iceberg.sqlite"}
+    send(log, 40)
+    keep(log, archive, catalog, topology="clicks")
+    again = Archive.of(archive.objects, log.describe("clicks"))  # takes no folder of the table's for a topic's id
+    assert again.newest().ends == {0: 20, 1: 20}
+    send(log, 40)
+    keep(log, again, catalog, topology="clicks")
+    assert len(IcebergTable(again, "clicks", catalog).load().scan().to_polars()) == 80
 
 
 class Overtaken(IcebergTable):

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import os
-import signal
 import statistics
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +20,7 @@ from typing import Any, Protocol
 
 from pebble import ProcessExpired, ProcessPool
 
-from streamkit.batch.local import leave_with_parent
+from streamkit.batch.local import begin_process
 from streamkit.batch.mapreduce.stage import Stages
 from streamkit.batch.mapreduce.task import Done, Task, TaskFailed
 from streamkit.errors import BadRecord, BrokerUnreachable, StreamkitError
@@ -249,8 +247,7 @@ def _start(
     memory: int,
 ) -> None:
     global _stages
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent tells us when to stop
-    threading.Thread(target=leave_with_parent, daemon=True).start()
+    begin_process()
     job = load_topology(topology).find_job(name).skipping(skip)
     log = open_source(KafkaLog(connection), archive, [topic.name for topic in job.topics])
     _stages = Stages(log, job, folder, partitions, memory)

@@ -23,6 +23,8 @@ Emit = Callable[[list[Pair]], None]
 
 FIRST, MOST, MOST_COMBINED = 1_000, 50_000, 1_000_000
 """Pairs that wait before they become rows (with `combine`: before they are combined): at first, and at most."""
+TOGETHER = 500
+"""Pairs of `map` that are looked at together."""
 _OBJECT = 100
 """Bytes that a value takes in memory beside what it weighs when it is written."""
 _WAITING_SHARE = 8
@@ -47,18 +49,26 @@ class Mapper:
     def feed(self, values: Sequence[Any], where: Callable[[int], str]) -> None:
         """`where(i)` tells where the i-th value comes from. Raises TaskFailed with that."""
         mapped, wants, at = self._map, isinstance(self._map, partial), 0
+        made: list[Any] = []
+        whole = 0  # so many of them are of values that `map` has done with
         while at < len(values):
             try:
                 for at, value in enumerate(values[at:] if at else values, at):  # noqa: B020
                     if wants:
                         self._context.where = where(at)
-                    self._pass_on(list(pairs_of(mapped(value))))
-                return
+                    made += pairs_of(mapped(value))
+                    whole = len(made)
+                    if whole >= TOGETHER:
+                        self._pass_on(made)
+                        made, whole = [], 0
+                break
             except (DefinitionError, TaskFailed):
                 raise
             except Exception as error:
                 self._failed(where(at), error)
+                del made[whole:]
                 at += 1
+        self._pass_on(made)
 
     def pairs(self, pairs: list[Pair]) -> None:
         """Pairs of the step before. Raises TaskFailed."""

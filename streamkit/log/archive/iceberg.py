@@ -70,6 +70,9 @@ class IcebergTable:
         self._archive = archive
         self.name = (topology, archive.topic)
         self._properties = {"warehouse": archive.objects.url, **_from_environment(), **properties}
+        # Beside the topic's index and data: where a catalog would put it, at WAREHOUSE/TOPOLOGY/TOPIC, the folder of a
+        # topic that is named as the topology would come to hold it, and it be taken for the archive of a topic's id.
+        self._location = None if "warehouse" in properties else archive.url
         self._catalog: Catalog | None = None
 
     def follow(self, index: Index) -> bool:
@@ -154,7 +157,7 @@ class IcebergTable:
             pass
         try:
             self._catalog.create_namespace_if_not_exists(self.name[:1])
-            return self._catalog.create_table(self.name, SCHEMA, properties=_PROPERTIES)
+            return self._catalog.create_table(self.name, SCHEMA, self._location, properties=_PROPERTIES)
         except (TableAlreadyExistsError, NamespaceAlreadyExistsError):
             return self._catalog.load_table(self.name)
 

@@ -2,6 +2,7 @@
 
     TOPIC/TOPICID/data/00003/START-END-TAG.parquet   records of the offsets [START, END) of partition 3
     TOPIC/TOPICID/index/0000000042.json              all files in force, as JSON; immutable
+    TOPIC/TOPICID/metadata/                          the Iceberg table's
 
 An index is put only where there is none of its number, so of two archivers that would add the next one, one is refused.
 """
