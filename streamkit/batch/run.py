@@ -11,8 +11,6 @@ Only the manifest on the control topic, which `batch.publish` writes, makes a re
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -23,10 +21,11 @@ from typing import Protocol, runtime_checkable
 
 import msgspec
 
+from streamkit.batch.lock import alone
 from streamkit.batch.plan import Plan, Split, plan_file, read_plan
 from streamkit.batch.tasks import split_file
 from streamkit.control import File
-from streamkit.errors import OffsetOutOfRange, StateLocked, TopicChanged
+from streamkit.errors import OffsetOutOfRange, TopicChanged
 from streamkit.log.base import Log
 from streamkit.store.batchfile import COUNTS, bucket_count, read_counts, read_population
 from streamkit.store.population import Population
@@ -176,19 +175,7 @@ class Run:
         if self._holds:
             yield
             return
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with (self._folder / "lock").open("a+") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                lock.seek(0)
-                raise StateLocked(
-                    f"another batch run of view {self._view.name!r} is under way (pid {lock.read().strip() or '?'}) "
-                    f"in {self._folder}; wait for it, or stop it"
-                ) from None
-            lock.truncate(0)
-            lock.write(str(os.getpid()))
-            lock.flush()
+        with alone(self._folder, f"the batch of view {self._view.name!r}"):
             self._holds = True
             try:
                 yield

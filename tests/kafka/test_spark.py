@@ -25,7 +25,6 @@ from confluent_kafka import Producer
 from streamkit.batch.local import Inline
 from streamkit.batch.plan import Plan, make_plan
 from streamkit.batch.run import Result, Run
-from streamkit.batch.spark.java import java_home
 from streamkit.batch.spark.session import SparkOptions, open_session
 from streamkit.batch.spark.source import ParquetRanges
 from streamkit.batch.spark.views import SparkViews
@@ -84,13 +83,8 @@ class Both:
 
 
 @pytest.fixture(scope="module")
-def both(brokers: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
-    try:
-        java_home()
-    except RunnerFailed as missing:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(missing))
+def both(brokers: str, spark_java: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
+    del spark_java
     folder = tmp_path_factory.mktemp("spark")
     with pytest.MonkeyPatch.context() as environment, closing(KafkaLog(Connection(brokers))) as log:
         environment.setenv("SPARK_TEST", f"spark-{uuid.uuid4().hex}")

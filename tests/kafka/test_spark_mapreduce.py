@@ -25,12 +25,10 @@ from streamkit.batch.mapreduce.task import TaskFailed
 from streamkit.batch.plan import make_plan as make_view_plan
 from streamkit.batch.run import Run
 from streamkit.batch.spark.engines import Engines
-from streamkit.batch.spark.java import java_home
 from streamkit.batch.spark.session import SparkOptions, open_session
 from streamkit.batch.tasks import Tasks
 from streamkit.cli.options import create_topics
 from streamkit.cut import Cut
-from streamkit.errors import RunnerFailed
 from streamkit.loading import load_topology
 from streamkit.log.archive import open_source
 from streamkit.log.kafka import KafkaLog
@@ -79,13 +77,8 @@ class Both:
 
 
 @pytest.fixture(scope="module")
-def both(brokers: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
-    try:
-        java_home()
-    except RunnerFailed as missing:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(missing))
+def both(brokers: str, spark_java: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
+    del spark_java
     folder, connection = tmp_path_factory.mktemp("spark"), Connection(brokers)
     (folder / "names.txt").write_text("north east south west\n" * 300)
     (folder / "more.txt").write_text("south of the south\nand more\n")
