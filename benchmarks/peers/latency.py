@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import statistics
 import subprocess
 import sys
@@ -35,6 +36,7 @@ SETTLE_SECONDS = 10.0
 """After it has caught up: queues get empty, JIT compilers warm."""
 PATIENCE_SECONDS = 60.0
 KEPT_UP = 0.95
+INTERVAL = re.compile(r"-\d+ms$")
 ON_TOPIC = "until its result is readable on the output topic"
 
 
@@ -79,6 +81,7 @@ def timed() -> list[Timed]:
     return [
         Timed("streamkit", "StreamKit, exactly once, Checkpoint 1 s", view, {"checkpoint": "1s"}),
         Timed("streamkit-100ms", "StreamKit, exactly once, Checkpoint 100 ms", view, {"checkpoint": "100ms"}),
+        Timed("streamkit-10ms", "StreamKit, exactly once, Checkpoint 10 ms", view, {"checkpoint": "10ms"}),
         Timed("kafka-streams-100ms", "Kafka Streams, exactly once, 100 ms", ON_TOPIC, {},
               by_name["kafka-streams-100ms"]),
         Timed("kafka-streams", "Kafka Streams, at least once, no cache", ON_TOPIC, at_once, by_name["kafka-streams"]),
@@ -98,7 +101,7 @@ def measure(brokers: str, run: str, directory: Path, peers: Sequence[Peer], fail
     asked = {peer.name for peer in peers}
     found: dict[str, Found] = {}
     for each in timed():
-        also = each.name.removesuffix("-100ms") in asked and not options.small
+        also = INTERVAL.sub("", each.name) in asked and not options.small
         if each.name not in asked and not also:
             continue
         about: Found = {"title": each.title, "timed": each.timed, "version": each.peer.version if each.peer else ""}

@@ -18,6 +18,14 @@ class TopicInfo:
     partitions: int
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A topic, and the offset after the last committed record of each of its partitions."""
+
+    topic: TopicInfo
+    ends: Mapping[int, int]
+
+
 class Reader(Protocol):
     """Reads assigned partitions from given offsets; sees only committed records."""
 
@@ -180,6 +188,12 @@ class Log(Protocol):
         """The offset after the last committed record of each partition (the last stable offset).
 
         With `committed=False` the high watermark: the end of open transactions, too.
+        """
+
+    def look(self, topics: Collection[str]) -> dict[str, Look]:
+        """As `describe` and `ends` of several topics, asked all at once; those that are missing are left out.
+
+        Raises BrokerUnreachable.
         """
 
     def reader(self, positions: Mapping[TopicPartition, int]) -> Reader:

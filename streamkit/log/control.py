@@ -41,9 +41,10 @@ class ControlTopic:
             self.published.apply(message)
         return messages
 
-    def catch_up(self) -> list[Message]:
-        """All messages up to the topic's end as it is now. Raises BrokerUnreachable."""
-        end = self._log.ends(self._source.topic)[0]
+    def catch_up(self, end: int | None = None) -> list[Message]:
+        """All messages up to `end`, or to the topic's end as it is now. Raises BrokerUnreachable."""
+        if end is None:
+            end = self._log.ends(self._source.topic)[0]
         messages: list[Message] = []
         while (before := self._reader.positions()[self._source]) < end:
             messages += self.poll(0.5)

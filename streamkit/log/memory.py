@@ -7,11 +7,12 @@ import time
 import uuid
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
 
 from streamkit.errors import DeliveryFailed, LogError, OffsetOutOfRange, TopicChanged, TopicMissing
-from streamkit.log.base import GroupListener, Member, TopicInfo
+from streamkit.log.base import GroupListener, Look, Member, TopicInfo
 from streamkit.log.memory_group import Group, MemoryCommitter, MemoryMember
 from streamkit.record import Chunk, Headers, Record, RecordChunk, TopicPartition
 
@@ -143,6 +144,13 @@ class MemoryLog:
         del committed  # a transaction is on this log whole or not at all
         with self._changed:
             return {number: p.end for number, p in enumerate(self._topic(topic).partitions)}
+
+    def look(self, topics: Collection[str]) -> dict[str, Look]:
+        looks = {}
+        for topic in topics:
+            with suppress(TopicMissing):
+                looks[topic] = Look(self.describe(topic), self.ends(topic))
+        return looks
 
     def reader(self, positions: Mapping[TopicPartition, int]) -> MemoryReader:
         with self._changed:

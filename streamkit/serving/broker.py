@@ -1,4 +1,4 @@
-"""What the broker says of topics: asked once a look, and remembered for as long as it is away.
+"""What the broker says of topics: asked once a look, all at once, and remembered for as long as it is away.
 
 While it is away one thread asks whether it is back, so that nobody who asks for an Answer waits for it.
 """
@@ -22,6 +22,7 @@ class Broker:
         self._topics: dict[str, TopicInfo] = {}
         self._ends: dict[str, Mapping[int, int]] = {}
         self._last: dict[str, TopicInfo] = {}
+        self._wanted: set[str] = set()
         self._error: BrokerUnreachable | None = None
         self._closed = threading.Event()
         self.away: BrokerUnreachable | None = None
@@ -32,9 +33,20 @@ class Broker:
         self.away = self._error
         return self.away is None
 
-    def renew(self) -> None:
-        """The look has succeeded: ask anew."""
-        self._topics, self._ends = {}, {}
+    def renew(self) -> int:
+        """Ask anew, at once for all that was asked for in the look before; returns the probe's end.
+
+        Most looks are like the one before, and one question to the broker takes as long as several at once. Raises
+        TopicMissing (the probe), BrokerUnreachable.
+        """
+        looks = self._log.look({self._probe, *self._wanted})
+        probe = looks.pop(self._probe, None)
+        end = self._log.ends(self._probe)[0] if probe is None else probe.ends[0]
+        self._topics = {name: look.topic for name, look in looks.items()}
+        self._ends = {name: look.ends for name, look in looks.items()}
+        self._last |= self._topics
+        self._wanted = set()
+        return end
 
     def lose(self, error: BrokerUnreachable) -> None:
         """It does not answer. Raises `error` where it has never been asked: nothing is known then."""
@@ -45,6 +57,7 @@ class Broker:
 
     def topic(self, name: str) -> TopicInfo:
         """The topic, or, while the broker is away, what it was. Raises TopicMissing, BrokerUnreachable."""
+        self._wanted.add(name)
         if self.away is None and name not in self._topics:
             try:
                 self._topics[name] = self._last[name] = self._log.describe(name)
@@ -56,6 +69,7 @@ class Broker:
 
     def ends(self, topic: str) -> Mapping[int, int] | None:
         """The topic's end by partition; None while nobody knows."""
+        self._wanted.add(topic)
         if self.away is None and topic not in self._ends:
             try:
                 self._ends[topic] = self._log.ends(topic)

@@ -279,7 +279,7 @@ class Serving:
             return
         try:
             self.copies.refresh()
-            self._control.catch_up()
+            self._control.catch_up(self._broker.renew())
         except StreamkitError as error:
             self._seams.clear()
             # A broker that is away costs seconds: who waited for the lock meanwhile need not find out again.
@@ -289,7 +289,6 @@ class Serving:
             self._broker.lose(error)
             self._failed, self._looked = None, float("-inf")
         else:
-            self._broker.renew()
             self._seams.clear()
             self._failed, self._looked = None, now
 

@@ -94,7 +94,7 @@ class Run:
         last = time.monotonic()
         listened, checked, records = last, last, 0
         while not self._stop.is_set() and not self._done(worker):
-            records += worker.step(_BATCH, _POLL_SECONDS)
+            records += worker.step(_BATCH, self._patience(last, records))
             now = time.monotonic()
             if not self._started and worker.tasks():
                 self._started = True
@@ -110,6 +110,12 @@ class Run:
             if worker.asked() or ((records or worker.moved()) and self._pacer.due(now - last, records)):
                 self._checkpoint(worker, now - last, records, worker.take_busy())
                 last, records = time.monotonic(), 0
+
+    def _patience(self, last: float, records: int) -> float:
+        """How long to wait for records: what was read is not to wait with them for longer than its Checkpoint."""
+        if not records:
+            return _POLL_SECONDS
+        return min(_POLL_SECONDS, max(0.0, last + self._pacer.interval - time.monotonic()))
 
     def _checkpoint(self, worker: Worker, since: float, records: int, busy: float) -> None:
         worker.measured = msgspec.msgpack.encode(self._pacer.measured)

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 
 from streamkit.errors import DeliveryFailed, OffsetOutOfRange, StreamkitError, TopicChanged, TopicMissing
-from streamkit.log.base import Log, Reader
+from streamkit.log.base import Log, Look, Reader
 from streamkit.record import Headers, Record, TopicPartition
 from streamkit.store.base import Store, StoreReader, Write
 
@@ -112,6 +112,27 @@ class LogContract(ABC):
             second = log.create(name, partitions=1)
             assert second.id != first.id
             assert log.describe(name) == second
+
+    def test_several_topics_at_one_look(self) -> None:
+        """Each as it is now, whatever it was at the look before."""
+        with self.topic(partitions=2) as (log, name), self.topic() as (_, other):
+            missing = f"missing-{uuid.uuid4().hex[:12]}"
+
+            def looked(*topics: str) -> None:
+                there = [topic for topic in topics if topic != missing]
+                assert log.look(topics) == {t: Look(log.describe(t), log.ends(t)) for t in there}
+
+            looked()
+            looked(name, missing)
+            self.put(log, name, [b"a", b"b"], partition=1)
+            looked(name, other)
+            self.put(log, name, [b"c"])
+            log.grow(name, 5)
+            looked(other, name)
+            log.delete(name)
+            assert log.look([name, other]).keys() == {other}
+            log.create(name, partitions=3)
+            looked(name, other, missing)
 
     def test_a_missing_topic_is_named(self) -> None:
         with closing(self.make_log()) as log:

@@ -117,6 +117,26 @@ class TestRocksStore(StoreContract):
             idle.refresh()
             assert len(numbers(idle)) == 1
 
+    def test_a_reader_reads_on_only_where_something_was_written(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        read: list[RocksReader] = []
+        catch_up = RocksReader._catch_up
+
+        def counted(reader: RocksReader) -> None:
+            read.append(reader)
+            catch_up(reader)
+
+        monkeypatch.setattr(RocksReader, "_catch_up", counted)
+        with closing(self.make_store()) as store, closing(RocksReader(self.path)) as reader:
+            for number in range(5):
+                store.write(Write(puts=[(b"key", b"%d" % number)]))
+                for _ in range(3):
+                    reader.refresh()
+                    assert reader.get([b"key"]) == [b"%d" % number]
+            store.write(Write(deletes=[b"key"]))
+            reader.refresh()
+            assert reader.get([b"key"]) == [None]
+        assert len(read) <= 6
+
     def test_a_reader_follows_a_worker_that_was_started_again(self) -> None:
         with writing(self.path):
             reader = RocksReader(self.path)

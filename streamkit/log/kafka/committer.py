@@ -97,7 +97,9 @@ class TransactionalCommitter:
         self._seconds = int(timeout) / 1000
         # A record that is not on the log when its transaction has timed out is not waited for.
         limits = {"transaction.timeout.ms": timeout, "message.timeout.ms": timeout}
-        self._sender = Sender(cluster, bulk=True, **{"transactional.id": transactional_id, **limits})
+        # All records are there at once, and wait for the coordinator as it is: to linger makes no larger batches.
+        own = {"transactional.id": transactional_id, "linger.ms": 0}
+        self._sender = Sender(cluster, bulk=True, **own, **limits)
         self._producer = self._sender.producer
         self._start()
 
