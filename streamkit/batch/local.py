@@ -46,6 +46,8 @@ class Processes:
     connection: Connection
     folder: Path
     processes: int
+    here: Tasks
+    """What is not worth a process, which takes a second to start, is done by these."""
     archive: str | None = None
     """Where the topic's archive is, if anywhere."""
 
@@ -53,6 +55,8 @@ class Processes:
         return self._map(_fold, [(split,) for split in splits])
 
     def merge(self, splits: list[Split], buckets: int, result: str) -> list[File]:
+        if buckets == 1:
+            return Inline(self.here).merge(splits, buckets, result)
         files = self._map(_merge, [(splits, bucket, buckets, result) for bucket in range(buckets)])
         return sorted(files, key=lambda file: file.path)
 

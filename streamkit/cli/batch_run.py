@@ -179,9 +179,10 @@ class BatchRun:
         """Processes take a second to start: small work is done here."""
         if self._spark is not None:
             return self._spark.views(self.view, self.source, self._own)
+        here = Tasks(self.source, self.view, self._own)
         if plan.records + (plan.base.slots if plan.base else 0) <= plan.split_records:
-            return Inline(Tasks(self.source, self.view, self._own))
-        own = (self.log.connection, self._own, self._processes, self._archive)
+            return Inline(here)
+        own = (self.log.connection, self._own, self._processes, here, self._archive)
         return Processes(self.spec, self.view.name, *own)
 
     def compute(self, plan: Plan, check: Callable[[], None] = lambda: None) -> Result:
