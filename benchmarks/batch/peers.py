@@ -78,7 +78,7 @@ def streamkit(name: str, title: str, job: str = "", *, processes: int = 2, **mor
     settings = {"processes": str(processes), "words": job or "words", **{k: str(v) for k, v in more.items()}}
     jobs = ("words",) if job else JOBS
     reads = "archive" if "before" in more else "kafka"
-    return Peer(name, title, "streamkit", reads, settings=settings, jobs=jobs, slow=job == "words_no_combine")
+    return Peer(name, title, "streamkit", reads, settings=settings, jobs=jobs)
 
 
 TWO = {"POLARS_MAX_THREADS": "2"}

@@ -50,3 +50,15 @@ def test_merged_runs_are_all_rows_in_order(runs: list[list[tuple[int, int | None
             expected = everything.filter(pl.col("p") == partition).drop("p").sort(ORDER)
             merged = pl.concat(frames) if frames else expected.clear()
             assert merged.rows() == expected.rows()
+
+
+def test_what_is_held_goes_by_what_rows_are_in_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In the file a key that is there a thousand times is there once."""
+    monkeypatch.undo()
+    rows = pl.DataFrame({"key": ["k" * 200] * 40_000, "tie": range(40_000)})
+    writer = RunWriter(tmp_path, 1)
+    writer.write(ORDER, rows.with_columns(pl.lit(0, pl.Int32).alias(PARTITION)))
+    memory = 16 << 20
+    frames = list(read_sorted(sorted(tmp_path.glob("*.parquet")), 0, ORDER, memory))
+    assert sum(map(len, frames)) == 40_000
+    assert max(map(len, frames)) * 208 < memory // 8

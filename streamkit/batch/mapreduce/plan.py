@@ -19,7 +19,7 @@ from streamkit.topic import Topic
 SPLIT_RECORDS = 250_000
 MOST_PARTITIONS = 64
 LOCAL, SPARK = "local", "spark"
-LAYOUT = 1
+LAYOUT = 2
 """Of what tasks leave behind: a run that was stopped before it changed begins anew."""
 
 

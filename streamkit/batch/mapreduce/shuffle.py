@@ -8,6 +8,7 @@ gave up at 192 MiB on 1 GB of rows of a KB, and at 256 MiB on 5 GB; and what is 
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ BATCH_ROWS = 65_536
 _GROUP_BYTES, _GROUP_ROWS = 256 << 10, 16_384
 """Of a row group, which is what is read of a run at once: at most."""
 _LEAST_GROUP = 64
-_RUN = "__run"
+_RUN, _ROW_BYTES = "__run", "row_bytes"
 
 
 class Waiting:
@@ -80,16 +81,22 @@ class RunWriter:
         """One run."""
         rows = rows.sort(PARTITION, *order)
         path = self._folder / f"run-{self.runs:05}.parquet"
-        rows.write_parquet(path, compression="lz4", row_group_size=group_rows(rows, self._partitions), statistics=True)
+        write_run(rows, path, self._partitions)
         self.runs += 1
         self.bytes += path.stat().st_size
 
 
-def group_rows(rows: pl.DataFrame, partitions: int) -> int:
-    """Rows of a row group, which is what is read at once, and of each run one is held: few, or many runs would be too
-    much."""
-    weight = max(1, int(rows.estimated_size()) // max(1, len(rows)))
-    return max(_LEAST_GROUP, min(_GROUP_ROWS, _GROUP_BYTES // weight, len(rows) // partitions))
+def write_run(rows: pl.DataFrame, target: Path | io.BytesIO, partitions: int) -> None:
+    """Rows in order, of so many partitions, as Parquet.
+
+    What is read at once is a row group, and of each run one is held: they are small, or many runs would be too much.
+    How many bytes a row has in memory is written down: from the file it could not be told, where the same key is there
+    once for a thousand rows.
+    """
+    row_bytes = max(1, int(rows.estimated_size()) // max(1, len(rows)))
+    group = max(_LEAST_GROUP, min(_GROUP_ROWS, _GROUP_BYTES // row_bytes, len(rows) // partitions))
+    about = {_ROW_BYTES: str(row_bytes)}
+    rows.write_parquet(target, compression="lz4", row_group_size=group, statistics=True, metadata=about)
 
 
 def read_sorted(runs: Sequence[Path], partition: int, order: Sequence[str], memory: int) -> Iterator[pl.DataFrame]:
@@ -113,7 +120,7 @@ class _Cursor:
         groups = [self._metadata.row_group(i) for i in range(self._metadata.num_row_groups)]
         spans = [group.column(place).statistics for group in groups]
         self.left = [i for i, span in enumerate(spans) if span.min <= partition <= span.max]
-        self.row_bytes = 1 + max((g.total_byte_size // max(1, g.num_rows) for g in groups), default=0)
+        self.row_bytes = int(self._metadata.metadata[_ROW_BYTES.encode()])
 
     def read(self, rows: int) -> pl.DataFrame:
         """The next row groups that hold so many rows, or one."""

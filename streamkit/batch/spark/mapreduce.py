@@ -32,7 +32,7 @@ from streamkit.batch.local import relax_collector
 from streamkit.batch.mapreduce.local import Tell
 from streamkit.batch.mapreduce.pairs import PARTITION
 from streamkit.batch.mapreduce.plan import JobPlan
-from streamkit.batch.mapreduce.shuffle import group_rows, read_sorted
+from streamkit.batch.mapreduce.shuffle import read_sorted, write_run
 from streamkit.batch.mapreduce.source import Batch, read
 from streamkit.batch.mapreduce.stage import finish_task, output_file
 from streamkit.batch.mapreduce.task import Done, Task
@@ -156,7 +156,7 @@ class _Try:
         """One run, cut by partition."""
         for part in rows.sort(PARTITION, *order).partition_by(PARTITION, maintain_order=True):
             content = io.BytesIO()
-            part.write_parquet(content, compression="lz4", row_group_size=group_rows(part, 1), statistics=True)
+            write_run(part, content, partitions=1)
             name = f"{self.task.number:05}-{self.written:05}"
             self.made.append((_RUN, name, part[PARTITION][0], content.getvalue()))
             self.size += len(self.made[-1][-1])
