@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import threading
@@ -89,14 +88,6 @@ def begin_process() -> None:
     """What a process of a Runner does first."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent tells us when to stop
     threading.Thread(target=leave_with_parent, daemon=True).start()
-    relax_collector()
-
-
-def relax_collector() -> None:
-    """Python's cyclic collector walks over all pairs that wait, and took a quarter of the time of a word count; cycles
-    that a task makes are found later, a million objects at a time."""
-    gc.freeze()
-    gc.set_threshold(1_000_000, 10, 10)
 
 
 def leave_with_parent() -> None:

@@ -28,7 +28,6 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from streamkit.batch.local import relax_collector
 from streamkit.batch.mapreduce.local import Tell
 from streamkit.batch.mapreduce.pairs import PARTITION
 from streamkit.batch.mapreduce.plan import JobPlan
@@ -77,7 +76,6 @@ class RunTasks:
     counters: Mapping[str, int]
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        relax_collector()
         place = os.environ.get("SPARK_LOCAL_DIRS", "").partition(",")[0]
         with tempfile.TemporaryDirectory(dir=place or None) as folder:
             job = self.site.where.job(self.site.skip)
