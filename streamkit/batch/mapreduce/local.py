@@ -21,6 +21,7 @@ from typing import Any, Protocol
 from pebble import ProcessExpired, ProcessPool
 
 from streamkit.batch.local import begin_process
+from streamkit.batch.mapreduce.shuffle import relax_collector
 from streamkit.batch.mapreduce.stage import Stages
 from streamkit.batch.mapreduce.task import Done, Task, TaskFailed
 from streamkit.errors import BadRecord, BrokerUnreachable, StreamkitError
@@ -248,6 +249,7 @@ def _start(
 ) -> None:
     global _stages
     begin_process()
+    relax_collector()
     job = load_topology(topology).find_job(name).skipping(skip)
     log = open_source(KafkaLog(connection), archive, [topic.name for topic in job.topics])
     _stages = Stages(log, job, folder, partitions, memory)

@@ -8,6 +8,7 @@ gave up at 192 MiB on 1 GB of rows of a KB, and at 256 MiB on 5 GB; and what is 
 
 from __future__ import annotations
 
+import gc
 import io
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -68,6 +69,18 @@ class Waiting:
         self._frames, self._bytes = [], 0
         self.rows += len(rows)
         self._write(rows)
+        del rows
+        gc.collect()  # see `relax_collector`
+
+
+def relax_collector() -> None:
+    """Python's cyclic collector, in a process that does nothing but tasks, runs where rows have just been handed over.
+
+    As it is by default it walks over all pairs that wait, which took a quarter of the time of a word count by records;
+    and yet frames hang in cycles until it comes by: few objects, and several times the memory that a task may have.
+    """
+    gc.freeze()
+    gc.set_threshold(1_000_000, 10, 10)
 
 
 class RunWriter:
@@ -108,6 +121,7 @@ def read_sorted(runs: Sequence[Path], partition: int, order: Sequence[str], memo
     rows = max(2_048, min(BATCH_ROWS, memory // 16 // row_bytes))
     for merged in _Merge(cursors, order, memory // 4 // len(cursors) // row_bytes).frames():
         yield from merged.iter_slices(rows)
+        gc.collect()  # see `relax_collector`
 
 
 class _Cursor:

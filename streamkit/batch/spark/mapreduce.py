@@ -31,7 +31,7 @@ from pyspark.sql import functions as F
 from streamkit.batch.mapreduce.local import Tell
 from streamkit.batch.mapreduce.pairs import PARTITION
 from streamkit.batch.mapreduce.plan import JobPlan
-from streamkit.batch.mapreduce.shuffle import read_sorted, write_run
+from streamkit.batch.mapreduce.shuffle import read_sorted, relax_collector, write_run
 from streamkit.batch.mapreduce.source import Batch, read
 from streamkit.batch.mapreduce.stage import finish_task, output_file
 from streamkit.batch.mapreduce.task import Done, Task
@@ -76,6 +76,7 @@ class RunTasks:
     counters: Mapping[str, int]
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        relax_collector()
         place = os.environ.get("SPARK_LOCAL_DIRS", "").partition(",")[0]
         with tempfile.TemporaryDirectory(dir=place or None) as folder:
             job = self.site.where.job(self.site.skip)
