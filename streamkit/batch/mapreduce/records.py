@@ -48,27 +48,31 @@ class Mapper:
 
     def feed(self, values: Sequence[Any], where: Callable[[int], str]) -> None:
         """`where(i)` tells where the i-th value comes from. Raises TaskFailed with that."""
-        mapped, wants, at = self._map, isinstance(self._map, partial), 0
+        mapped, wants = self._map, isinstance(self._map, partial)
         made: list[Any] = []
-        whole = 0  # so many of them are of values that `map` has done with
-        while at < len(values):
+        for at, value in enumerate(values):
+            if wants:
+                self._context.where = where(at)
+            whole = len(made)
             try:
-                for at, value in enumerate(values[at:] if at else values, at):  # noqa: B020
-                    if wants:
-                        self._context.where = where(at)
-                    made += pairs_of(mapped(value))
-                    whole = len(made)
-                    if whole >= TOGETHER:
-                        self._pass_on(made)
-                        made, whole = [], 0
-                break
+                made += pairs_of(mapped(value))
             except (DefinitionError, TaskFailed):
                 raise
             except Exception as error:
                 self._failed(where(at), error)
                 del made[whole:]
-                at += 1
-        self._pass_on(made)
+            if len(made) >= TOGETHER or at + 1 == len(values):
+                self._together(made, where(at))
+                made = []
+
+    def _together(self, made: list[Any], where: str) -> None:
+        """What fails here (a user's `partition`, a key's hash) is of no one value, and none is skipped for it."""
+        try:
+            self._pass_on(made)
+        except (DefinitionError, TaskFailed):
+            raise
+        except Exception as error:
+            raise TaskFailed(f"what map yields failed up to {where}: {error!r}", user_traceback(error)) from error
 
     def pairs(self, pairs: list[Pair]) -> None:
         """Pairs of the step before. Raises TaskFailed."""
