@@ -91,10 +91,13 @@ def open_spark(asked: Asked, topology: str, connection: Connection, folder: Data
     for module in ("pyspark", "pyarrow", "pandas"):
         if importlib.util.find_spec(module) is None:
             raise RunnerFailed(f"--runner spark needs {module}: pip install 'streamkit[spark]'")
+    from streamkit.batch.spark.connector import java_settings
     from streamkit.batch.spark.engines import Engines
     from streamkit.batch.spark.session import SparkOptions, open_session
 
-    engines = Engines(SparkOptions(asked.master, asked.conf), topology, connection, folder.root / "spark.log")
+    options = SparkOptions(asked.master, asked.conf)
+    settings = {**java_settings(connection), **options.kafka}
+    log = folder.root / "spark.log"
     err.print("starting Spark")
-    with open_session(engines.options, f"streamkit {folder.root.name}", engines.log) as session:
-        yield engines.on(session)
+    with open_session(options, f"streamkit {folder.root.name}", log) as session:
+        yield Engines(session, topology, connection, settings, log)

@@ -24,6 +24,7 @@ from streamkit.batch.mapreduce.stage import Stages
 from streamkit.batch.mapreduce.task import TaskFailed
 from streamkit.batch.plan import make_plan as make_view_plan
 from streamkit.batch.run import Run
+from streamkit.batch.spark.connector import java_settings
 from streamkit.batch.spark.engines import Engines
 from streamkit.batch.spark.session import SparkOptions, open_session
 from streamkit.batch.tasks import Tasks
@@ -47,7 +48,7 @@ class Both:
 
     log: KafkaLog
     app: Topology
-    engines: Any
+    engines: Engines
     folder: Path
 
     @property
@@ -68,8 +69,7 @@ class Both:
             return run.run(plan, runner, on_progress=(heard if heard is not None else []).append)
 
     def runner(self, job: MapReduce, plan: JobPlan, folder: Path, archive: str | None = None) -> JobRunner:
-        runner: JobRunner = self.engines.tasks(job, plan, MEMORY, archive, folder)
-        return runner
+        return self.engines.tasks(job, plan, MEMORY, archive, folder)
 
     def content(self, where: str, job: MapReduce, finished: Finished) -> dict[str, bytes]:
         results = self.folder / where / job.name / "results"
@@ -89,9 +89,9 @@ def both(brokers: str, spark_java: Path, tmp_path_factory: pytest.TempPathFactor
         app = load_topology(str(APP))
         create_topics(log, app)
         send(log, f"{app.name}-sales", 5_000)
-        engines = Engines(SparkOptions("local[2]"), str(APP), connection, folder / "log")
-        with open_session(engines.options, "streamkit tests", engines.log) as session:
-            yield Both(log, app, engines.on(session), folder)
+        with open_session(SparkOptions("local[2]"), "streamkit tests", folder / "log") as session:
+            engines = Engines(session, str(APP), connection, java_settings(connection), folder / "log")
+            yield Both(log, app, engines, folder)
 
 
 def send(log: KafkaLog, topic: str, count: int) -> None:

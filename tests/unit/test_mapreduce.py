@@ -283,6 +283,24 @@ def test_a_failing_record_is_named_and_may_be_skipped() -> None:
         assert counts(driver.rows(picky)) == {u: str(n - (u == VISITS[50].user)) for u, n in EXPECTED.items()}
 
 
+def test_a_failing_partition_names_the_key_and_skips_no_record() -> None:
+    app, visits = site()
+
+    def refuses(user: str, partitions: int) -> int:
+        raise ZeroDivisionError(f"{partitions} are too many for {user}")
+
+    @app.mapreduce(visits, reduce=lambda user, ones: (user, sum(ones)), partition=refuses)
+    def ones(visit: Visit) -> Iterator[tuple[str, int]]:
+        yield visit.user, 1
+        yield visit.user, 1
+
+    with Driver(app, split_records=1_300) as driver:
+        driver.send(visits, *VISITS * 6)
+        with pytest.raises(TaskFailed, match=r"partition failed at key 'u\d': ZeroDivisionError") as failed:
+            driver.mapreduce(ones.skipping(1_000))
+        assert "in refuses" in failed.value.trace
+
+
 def test_a_failing_reduce_names_the_key() -> None:
     app, visits = site()
 

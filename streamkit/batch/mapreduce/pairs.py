@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import polars as pl
 
+from streamkit.batch.mapreduce.task import TaskFailed, user_traceback
 from streamkit.errors import DefinitionError
 from streamkit.keys import encode_keys
 from streamkit.mapreduce import MapReduce, Step, pair_types
@@ -68,7 +69,7 @@ class Pairs:
         encoded = pl.Series(KEY, encode_keys(keys), dtype=pl.Binary)
         columns = [self._places(keys, encoded), encoded]
         if callable(self._step.sort):
-            columns.append(pl.Series(SORT, encode_keys([self._step.sort(v) for v in values]), dtype=pl.Binary))
+            columns.append(pl.Series(SORT, encode_keys(_each("sort", self._step.sort, values, keys)), dtype=pl.Binary))
         dumped = pl.Series(VALUE, self._values.dump(values), dtype=pl.Binary)
         return pl.DataFrame([*columns, dumped, dumped.hash(seed=1).reinterpret(signed=True).alias(TIE)])
 
@@ -81,7 +82,8 @@ class Pairs:
     def _places(self, keys: Sequence[Any], encoded: pl.Series) -> pl.Series:
         if self._step.partition is None:
             return (encoded.hash(seed=0) % self._partitions).cast(pl.Int32).alias(PARTITION)
-        places = [self._step.partition(key, self._partitions) for key in keys]
+        partition = self._step.partition
+        places = _each("partition", lambda key: partition(key, self._partitions), keys, keys)
         for key, place in zip(keys, places, strict=True):
             if type(place) is not int or not 0 <= place < self._partitions:
                 raise DefinitionError(
@@ -89,6 +91,17 @@ class Pairs:
                     f"{self._partitions - 1}"
                 )
         return pl.Series(PARTITION, places, dtype=pl.Int32)
+
+
+def _each(name: str, function: Callable[[Any], Any], values: Sequence[Any], keys: Sequence[Any]) -> list[Any]:
+    """What a function of the user's returns for each value. Raises TaskFailed with the value's key."""
+    made = []
+    for key, value in zip(keys, values, strict=True):
+        try:
+            made.append(function(value))
+        except Exception as error:
+            raise TaskFailed(f"{name} failed at key {key!r}: {error!r}", user_traceback(error)) from error
+    return made
 
 
 def values_of(job: MapReduce, stage: int) -> Values:

@@ -62,17 +62,8 @@ class Mapper:
                 self._failed(where(at), error)
                 del made[whole:]
             if len(made) >= TOGETHER or at + 1 == len(values):
-                self._together(made, where(at))
+                self._pass_on(made)
                 made = []
-
-    def _together(self, made: list[Any], where: str) -> None:
-        """What fails here (a user's `partition`, a key's hash) is of no one value, and none is skipped for it."""
-        try:
-            self._pass_on(made)
-        except (DefinitionError, TaskFailed):
-            raise
-        except Exception as error:
-            raise TaskFailed(f"what map yields failed up to {where}: {error!r}", user_traceback(error)) from error
 
     def pairs(self, pairs: list[Pair]) -> None:
         """Pairs of the step before. Raises TaskFailed."""

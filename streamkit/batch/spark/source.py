@@ -81,15 +81,11 @@ class ParquetRanges:
 def archived_ranges(source: Log, topic: str) -> ParquetRanges | None:
     """What `source` has of the topic in an archive. Raises as an ArchivedLog, and RunnerFailed for an address that
     Spark has no name for."""
-    files = source.archived(topic) if isinstance(source, Archived) else []
-    if not files:
+    archive = source.archive(topic) if isinstance(source, Archived) else None
+    index = archive.newest() if archive else None
+    if archive is None or index is None or not index.files:
         return None
-    starts: dict[int, int] = {}
-    ends: dict[int, int] = {}
-    for file, _ in files:
-        starts[file.partition] = min(file.start, starts.get(file.partition, file.start))
-        ends[file.partition] = max(file.end, ends.get(file.partition, file.end))
-    return ParquetRanges([spark_path(url) for _, url in files], starts, ends)
+    return ParquetRanges([spark_path(archive.url_of(file)) for file in index.files], index.starts, index.ends)
 
 
 def spark_path(url: str) -> str:

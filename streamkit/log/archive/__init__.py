@@ -11,7 +11,7 @@ from streamkit.errors import StreamkitError
 from streamkit.log.base import Log
 
 if TYPE_CHECKING:
-    from streamkit.log.archive.index import ArchiveFile
+    from streamkit.log.archive.archive import Archive
     from streamkit.log.archive.objects import Objects
 
 _NEEDED = ("obstore", "pyarrow", "pyiceberg")
@@ -31,8 +31,8 @@ def open_objects(url: str) -> Objects:
 class Archived(Protocol):
     """A Log with an archive before it."""
 
-    def archived(self, topic: str) -> list[tuple[ArchiveFile, str]]:
-        """The files that the topic has there, and their URLs."""
+    def archive(self, topic: str) -> Archive | None:
+        """The topic's archive; None where it is not archived."""
 
 
 def open_source(log: Log, url: str | None, topics: Collection[str]) -> Log:

@@ -35,11 +35,6 @@ class ArchivedLog:
         """The topic's archive; None where it is not one of those that are archived."""
         return Archive.of(self._objects, self._log.describe(topic)) if topic in self._topics else None
 
-    def archived(self, topic: str) -> list[tuple[ArchiveFile, str]]:
-        """The topic's files and their URLs, for engines that read Parquet themselves. Raises as the class says."""
-        archive = self.archive(topic)
-        return [] if archive is None else [(file, archive.url_of(file)) for file in archive.newest().files]
-
     def starts(self, topic: str) -> dict[int, int]:
         """The first offset of each partition that is still there, in the archive or on the log."""
         archive = self.archive(topic)
