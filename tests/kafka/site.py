@@ -116,7 +116,7 @@ class Site:
 
     def run(self, *arguments: str, status: int = 0) -> str:
         """Standard output and error of a command, which must leave with `status`."""
-        with self.start(*arguments) as process:
+        with self.running(*arguments) as process:
             out, err = process.communicate(timeout=120)
         assert process.returncode == status, f"{arguments} left with {process.returncode}:\n{out}\n{err}"
         return out + err

@@ -186,8 +186,8 @@ class _StageRun:
             self._lost(attempt, done.message)
             return None
         del self._left[attempt.task]
-        if attempt.began is not None:
-            self._took.append(time.monotonic() - attempt.began)
+        now = time.monotonic()  # a try that began and ended between two looks was never seen: it took less than one
+        self._took.append(now - (now if attempt.began is None else attempt.began))
         for other, same in list(self._tries.items()):
             if same.task == attempt.task:  # the try that was slower
                 other.cancel()
