@@ -115,11 +115,10 @@ class Columns:
             *matrices, nulls, taken,
         )  # fmt: skip
         made = []
-        for number, column in enumerate(self.columns):
-            row = self._slots.get(column.name)
-            if row is not None:
-                made.append(_series(loops, column, matrices[_MATRIX[column.kind]][row], nulls[number], flat.data))
-        return pl.DataFrame(made).select(c.name for c in self._wanted), taken
+        for column in self._wanted:
+            values = matrices[_MATRIX[column.kind]][self._slots[column.name]]
+            made.append(_series(loops, column, values, nulls[self.columns.index(column)], flat.data))
+        return pl.DataFrame(made), taken
 
 
 def _series(loops: Loops, column: Column, values: Array, nulls: Array, data: Array) -> pl.Series:

@@ -113,7 +113,7 @@ class FlatBytes:
     [b'one', None, b'two']
     """
 
-    PADDING: ClassVar[int] = 16
+    PADDING: ClassVar[int] = 32
 
     __slots__ = ("data", "lengths", "starts")
 
@@ -157,6 +157,13 @@ class FlatChunk:
     ) -> None:
         self.source, self.flat, self.flat_keys, self.headers_of = source, flat, flat_keys, headers_of
         self.offsets_array, self.timestamps_array = offsets, timestamps
+
+    def part(self, start: int, stop: int) -> FlatChunk:
+        """The records at some places."""
+        here = slice(start, stop)
+        headers = {place - start: found for place, found in self.headers_of.items() if start <= place < stop}
+        arrays = self.offsets_array[here], self.timestamps_array[here]
+        return FlatChunk(self.source, *arrays, self.flat[here], self.flat_keys[here], headers)
 
     @cached_property
     def offsets(self) -> list[int]:

@@ -20,7 +20,7 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
-_MODULES = ("streamkit.native.scan", "streamkit.native.messages", "pyarrow")
+_MODULES = ("streamkit.native.scan", "streamkit.native.messages", "streamkit.native.batches", "pyarrow")
 SWITCH = "STREAMKIT_COLUMNS"
 """Environment: `off` for an object a record always, `on` to load the loops at the first record; else under load."""
 
@@ -31,6 +31,7 @@ class Loops:
 
     scan: Any
     messages: Any
+    batches: Any
     arrow: Any
 
 
@@ -100,9 +101,9 @@ def _compile_elsewhere() -> None:
 
     What goes wrong there goes wrong here next, and is told then.
     """
-    if any(Path(__file__).parent.glob("__pycache__/scan.*.nbi")):
+    if all(any(Path(__file__).parent.glob(f"__pycache__/{name}.*.nbi")) for name in ("scan", "batches")):
         return
-    command = [sys.executable, "-c", "import streamkit.native.scan, streamkit.native.messages"]
+    command = [sys.executable, "-c", f"import {', '.join(_MODULES)}"]
     nothing = subprocess.DEVNULL
     with suppress(OSError):
         subprocess.run(command, stdin=nothing, stdout=nothing, stderr=nothing, check=False)

@@ -57,6 +57,29 @@ def zeros_below(_context: Any, word: types.Type) -> Any:
     return types.int64(types.uint64), generate
 
 
+@intrinsic
+def text_stops(_context: Any, address: types.Type) -> Any:
+    """Of the 32 bytes from an address on, a bit each, the first the lowest: does plain text in JSON stop there?
+
+    It does at a quote, an escape, a control character and at what is not ASCII.
+    """
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        kind = ir.VectorType(_BYTE, 32)
+        text = builder.load(builder.inttoptr(arguments[0], kind.as_pointer()))
+        text.align = 1
+
+        def all_of(value: int) -> Any:
+            return ir.Constant(kind, [value] * 32)
+
+        stops = builder.icmp_unsigned("==", text, all_of(0x22))
+        stops = builder.or_(stops, builder.icmp_unsigned("==", text, all_of(0x5C)))
+        stops = builder.or_(stops, builder.icmp_signed("<", text, all_of(0x20)))  # from 0x80 on they are negative
+        return builder.zext(builder.bitcast(stops, ir.IntType(32)), _WORD)
+
+    return types.uint64(types.int64), generate
+
+
 def _caller(count: int) -> Any:
     """A C function at an address, with `count` arguments of 64 bits and such a result.
 

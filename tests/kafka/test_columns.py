@@ -13,7 +13,7 @@ from streamkit.errors import BrokerUnreachable
 from streamkit.log.kafka import KafkaLog
 from streamkit.log.kafka.flat import FlatPlane
 from streamkit.log.kafka.librdkafka import Unusable
-from streamkit.log.kafka.reader import BULK, BULKS
+from streamkit.log.kafka.reader import BULK, BULKS, DIRECT
 from streamkit.native.loader import SWITCH, Loader, loader
 from streamkit.record import FlatChunk, TopicPartition
 from streamkit.settings import Connection
@@ -97,6 +97,7 @@ def test_where_it_cannot_be_that_is_told_once_and_records_come_as_ever(
         def other() -> None:
             raise Unusable(reason)
 
+        monkeypatch.setenv(DIRECT, "off")  # which does without librdkafka
         monkeypatch.setattr("streamkit.log.kafka.flat.library", other)
     log = KafkaLog(Connection(brokers))
     log.create(name := unique("plain"), partitions=1, config=REPLAYABLE)

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from streamkit.errors import ArchiveDamaged
 from streamkit.log.archive.index import ArchiveFile
+from streamkit.native.loader import Loops, loader
 from streamkit.record import Array, Chunk, FlatBytes, FlatChunk, Headers, RecordChunk, TopicPartition, records_of
 
 ROW_GROUP = 65_536
@@ -134,10 +135,7 @@ def part(chunk: Chunk, start: int, stop: int) -> Any:
     """The records at some places of a chunk, as a chunk."""
     if not isinstance(chunk, FlatChunk):
         return RecordChunk(list(records_of(chunk))[start:stop])
-    here = slice(start, stop)
-    headers = {place - start: found for place, found in chunk.headers_of.items() if start <= place < stop}
-    arrays = (chunk.offsets_array[here], chunk.timestamps_array[here])
-    return FlatChunk(chunk.source, *arrays, chunk.flat[here], chunk.flat_keys[here], headers)
+    return chunk.part(start, stop)
 
 
 def _to_arrow(chunk: Chunk) -> tuple[Any, int, int]:
@@ -165,6 +163,9 @@ def _binary(flat: FlatBytes) -> Any:
     """As an Arrow array over the same bytes, where they lie end to end."""
     lengths = np.maximum(flat.lengths, 0)
     ends = flat.starts + lengths
+    if len(flat) and not np.array_equal(ends[:-1], flat.starts[1:]) and (loops := loader.loops()) is not None:
+        flat = _packed(loops, flat, lengths)
+        ends = flat.starts + lengths
     if len(flat) == 0 or not np.array_equal(ends[:-1], flat.starts[1:]):
         return pa.array(flat.tolist(), pa.large_binary())
     there = flat.lengths >= 0
@@ -172,6 +173,14 @@ def _binary(flat: FlatBytes) -> Any:
     offsets = np.append(flat.starts, ends[-1]).astype(np.int64, copy=False)
     buffers = [validity, pa.py_buffer(offsets), pa.py_buffer(flat.data)]
     return pa.Array.from_buffers(pa.large_binary(), len(flat), buffers)
+
+
+def _packed(loops: Loops, flat: FlatBytes, lengths: Array) -> FlatBytes:
+    """End to end: as they lie on the log there are lengths between them."""
+    data, starts = np.empty(int(lengths.sum()), np.uint8), np.empty(len(flat), np.int64)
+    addresses = flat.starts + flat.data.ctypes.data
+    loops.messages.gather(data.ctypes.data, starts, addresses, np.ascontiguousarray(flat.lengths), len(flat))
+    return FlatBytes(data, starts, flat.lengths)
 
 
 def _ends(array: Any) -> Array:

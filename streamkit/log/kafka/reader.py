@@ -1,8 +1,9 @@
-"""Reading: the Reader of assigned partitions, over a data plane that is exchanged under load."""
+"""Reading: the Reader of assigned partitions, over a data plane that is exchanged under load, and when it gives up."""
 
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException
 
 from streamkit.errors import LogError, OffsetOutOfRange
 from streamkit.log import client
+from streamkit.log.kafka.direct import DirectPlane
 from streamkit.log.kafka.flat import FlatPlane
 from streamkit.log.kafka.librdkafka import Unusable
 from streamkit.log.kafka.plane import Fetched, MessagePlane, Plane
@@ -23,7 +25,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 BULK, BULKS = 5_000, 3
-"""Polls that bring so many records, and so many of them, are a load that the flat plane is made for."""
+"""Polls that bring so many records, and so many of them, are a load: planes without Message objects are made for it."""
+DIRECT = "STREAMKIT_DIRECT"
+"""Environment: `off` for never to ask brokers but through librdkafka."""
 
 
 class KafkaReader:
@@ -34,12 +38,12 @@ class KafkaReader:
         self._positions = dict(positions)
         self._failures: dict[TopicPartition | None, LogError] = {}
         self._down = False
-        self._crowded = 0
+        self._crowded, self._bulks = 0, BULKS
         # Where the loops are loaded already, or are wanted from the first record on.
-        flat = self._flat(loader.load() if loader.wanted == "on" else loader.loops())
-        self._plane: Plane = flat or self._by_message()
+        loops = loader.load() if loader.wanted == "on" else loader.loops()
+        self._plane: Plane = self._direct(loops) or self._by_librdkafka(loops)
         if positions:
-            self._plane.add(positions)
+            self._add(positions)
 
     def poll(self, max_records: int, timeout: float) -> list[Chunk]:
         """As `Reader.poll`. While brokers restart it waits, as for records: librdkafka reconnects."""
@@ -48,16 +52,15 @@ class KafkaReader:
             if self._failures:
                 raise next(iter(self._failures.values()))
             fetched = self._fetch(max_records, max(0.0, deadline - time.monotonic()))
-            before = dict(self._positions) if fetched.events else None
+            before = dict(self._positions)
             self._note_events(fetched)
+            for source, end in fetched.ends.items():
+                self._advance(source, end)
             if fetched.chunks:
                 self._down = False
-                for source, end in fetched.ends.items():
-                    self._advance(source, end)
                 self._consider(sum(map(len, fetched.chunks)))
                 return fetched.chunks
-            moved = before is not None and before != self._positions
-            if moved or (not self._failures and time.monotonic() >= deadline):
+            if before != self._positions or (not self._failures and time.monotonic() >= deadline):
                 return []
 
     def positions(self) -> dict[TopicPartition, int]:
@@ -68,15 +71,15 @@ class KafkaReader:
             raise LogError(f"{source}: not read by this reader, which reads {', '.join(map(str, self._positions))}")
         # Taken away and given back: `Consumer.seek` is refused once an error has stopped the partition's fetch.
         self._plane.remove([source])
-        self._plane.add({source: offset})
         self._positions[source] = offset
+        self._add({source: offset})
         self._failures.pop(source, None)
 
     def add(self, positions: Mapping[TopicPartition, int]) -> None:
         self._log.check(positions)
         self.remove(positions)  # a partition that is read already is refused otherwise
-        self._plane.add(positions)
         self._positions.update(positions)
+        self._add(positions)
 
     def remove(self, sources: Collection[TopicPartition]) -> None:
         gone = [source for source in sources if source in self._positions]
@@ -94,33 +97,65 @@ class KafkaReader:
         heard = {**client.READER_REQUIRED, "error_cb": self._on_error}
         return MessagePlane(self._cluster.client(Consumer, client.READER, heard))
 
-    def _flat(self, loops: Loops | None) -> FlatPlane | None:
+    def _by_librdkafka(self, loops: Loops | None) -> Plane:
         """The flat plane, where it can be."""
-        if loops is None:
+        if loops is not None:
+            try:
+                return FlatPlane(self._cluster.settings(client.READER, client.READER_REQUIRED), loops, self._on_error)
+            except Unusable as reason:
+                loader.give_up(str(reason))
+        return self._by_message()
+
+    def _direct(self, loops: Loops | None) -> DirectPlane | None:
+        """The direct plane, where it can be."""
+        if loops is None or os.environ.get(DIRECT) == "off":
             return None
         try:
-            return FlatPlane(self._cluster.settings(client.READER, client.READER_REQUIRED), loops, self._on_error)
+            return DirectPlane(self._cluster, loops)
         except Unusable as reason:
-            loader.give_up(str(reason))
+            logger.debug("%s", reason)
             return None
 
     def _consider(self, records: int) -> None:
-        """Go over to the flat plane where records come in bulk, at the first poll at which its loops are there.
+        """Go over to a quicker plane where records come in bulk, at the first poll at which its loops are there.
 
         What the old plane has buffered is fetched again; `_positions` is where the new one begins.
         """
         self._crowded += records >= BULK
-        if isinstance(self._plane, FlatPlane) or self._crowded < BULKS or loader.wanted == "off":
+        if isinstance(self._plane, DirectPlane) or self._crowded < self._bulks or loader.wanted == "off":
             return
-        if (flat := self._flat(loader.ready())) is not None:
+        if (loops := loader.ready()) is None:
+            return
+        if (direct := self._direct(loops)) is not None:
+            logger.info("records come in bulk: asking the brokers directly from here on")
+            self._exchange(direct)
+        elif isinstance(self._plane, MessagePlane):
             logger.info("records come in bulk: reading them without an object each from here on")
-            self._plane.close()
-            self._plane = flat
-            self._plane.add(self._positions)
+            self._exchange(self._by_librdkafka(loops))
+
+    def _exchange(self, plane: Plane) -> None:
+        self._plane.close()
+        self._plane = plane
+        self._add(self._positions)
+
+    def _add(self, positions: Mapping[TopicPartition, int]) -> None:
+        try:
+            self._plane.add(positions)
+        except Unusable as reason:
+            self._go_back(reason)
+
+    def _go_back(self, reason: Unusable) -> None:
+        """To librdkafka, which says what an error means, or waits for the broker; every time for longer."""
+        logger.info("reading by librdkafka for now: %s", reason)
+        self._crowded, self._bulks = 0, 4 * self._bulks
+        self._exchange(self._by_librdkafka(loader.loops()))
 
     def _fetch(self, max_records: int, wait: float) -> Fetched:
         try:
             return self._plane.fetch(max_records, wait)
+        except Unusable as reason:
+            self._go_back(reason)
+            return Fetched([], {}, [])
         except KafkaException as failure:
             raise self._cluster.error(failure, "reader") from failure
 
