@@ -106,8 +106,7 @@ class Columns:
     def take(self, loops: Loops, flat: FlatBytes) -> tuple[pl.DataFrame, Array]:
         """The wanted columns, and 1 for each record that was taken (uint8); the others' rows mean nothing."""
         count, (whole, broken, text) = len(flat), self._sizes
-        # All zeros: polars reads the views of records in doubt, too.
-        matrices = np.zeros((whole, count), np.int64), np.zeros((broken, count)), np.zeros((text, count, 2), np.uint64)
+        matrices = np.empty((whole, count), np.int64), np.empty((broken, count)), np.empty((text, count, 2), np.uint64)
         nulls, taken = np.zeros((len(self.columns), count), np.uint8), np.empty(count, np.uint8)
         names, ends = self._names
         loops.scan.scan(
@@ -126,7 +125,7 @@ def _series(loops: Loops, column: Column, values: Array, nulls: Array, data: Arr
         # A view of up to 12 bytes holds the text itself; a longer one points into the records' bytes.
         buffers = [None, loops.arrow.py_buffer(values), loops.arrow.py_buffer(data)]
         views = loops.arrow.Array.from_buffers(loops.arrow.string_view(), len(values), buffers)
-        series = pl.Series(column.name, pl.from_arrow(views))
+        series = pl.Series(column.name, views)
     else:
         series = pl.Series(column.name, values).cast(column.dtype)
     if nulls.any():

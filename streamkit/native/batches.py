@@ -23,8 +23,8 @@ OFFSET, STAMP, VALUE, LENGTH, KEY, KEY_LENGTH, HEADERS = range(7)
 """Rows of `records`' table: where a value or a key lies, lengths negative for none; where headers lie, 0 for none."""
 RECORD_ROWS = 7
 
-HEAD = 61
-"""Bytes of a batch before its records."""
+HEAD, LEAST = 61, 7
+"""Bytes of a batch before its records, and of the shortest record."""
 CODEC, APPEND_TIME, TRANSACTIONAL, CONTROL = 7, 8, 16, 32
 """Bits of the attributes."""
 MALFORMED = -1

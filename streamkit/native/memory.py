@@ -9,6 +9,7 @@ from numba import types
 from numba.extending import intrinsic
 
 _BYTE, _WORD, _HALF = ir.IntType(8), ir.IntType(64), ir.IntType(32)
+_BLOCK = ir.VectorType(_BYTE, 32)
 
 
 def _loader(kind: ir.IntType, result: types.Type) -> Any:
@@ -65,12 +66,10 @@ def text_stops(_context: Any, address: types.Type) -> Any:
     """
 
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        kind = ir.VectorType(_BYTE, 32)
-        text = builder.load(builder.inttoptr(arguments[0], kind.as_pointer()))
-        text.align = 1
+        text = _block(builder, arguments[0])
 
         def all_of(value: int) -> Any:
-            return ir.Constant(kind, [value] * 32)
+            return ir.Constant(_BLOCK, [value] * 32)
 
         stops = builder.icmp_unsigned("==", text, all_of(0x22))
         stops = builder.or_(stops, builder.icmp_unsigned("==", text, all_of(0x5C)))
@@ -78,6 +77,23 @@ def text_stops(_context: Any, address: types.Type) -> Any:
         return builder.zext(builder.bitcast(stops, ir.IntType(32)), _WORD)
 
     return types.uint64(types.int64), generate
+
+
+@intrinsic
+def differing(_context: Any, left: types.Type, right: types.Type) -> Any:
+    """Of the 32 bytes from two addresses on, a bit each, the first the lowest: do they differ?"""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        left, right = (_block(builder, address) for address in arguments)
+        return builder.zext(builder.bitcast(builder.icmp_unsigned("!=", left, right), ir.IntType(32)), _WORD)
+
+    return types.uint64(types.int64, types.int64), generate
+
+
+def _block(builder: Any, address: Any) -> Any:
+    block = builder.load(builder.inttoptr(address, _BLOCK.as_pointer()))
+    block.align = 1
+    return block
 
 
 def _caller(count: int) -> Any:

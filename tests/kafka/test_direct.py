@@ -72,7 +72,7 @@ def test_what_librdkafka_reads_is_read(
         for producer in some:
             producer.begin_transaction()
         for _ in range(200):
-            headers = [("a", b"1"), ("b", None)] if chance.random() < 0.1 else None
+            headers: Any = [("a", b"1"), ("b", None)] if chance.random() < 0.1 else None
             key = chance.choice([None, b"", b"key"])
             chance.choice(some).produce(name, value(chance), key, chance.randrange(3), headers=headers)
         for producer in some:

@@ -56,7 +56,10 @@ def chunk_of(loops: Loops, batches: Batches, position: int) -> FlatChunk | None:
     if not count:
         return None
     data, table = _plain(native, batches.data, table)
-    out = np.empty((native.RECORD_ROWS, int(table[native.COUNT].sum())), np.int64)
+    claimed, most = table[native.COUNT], (table[native.STOP] - table[native.START]) // native.LEAST
+    if (claimed < 0).any() or (claimed > most).any():
+        raise Malformed(f"{part.source}: batches at offset {position} claim more records than they have room for")
+    out = np.empty((native.RECORD_ROWS, int(claimed.sum())), np.int64)
     found = native.records(data, table, count, position, out)
     if found < 0:
         raise Malformed(f"{part.source}: records at offset {position} do not add up")

@@ -28,7 +28,7 @@ from streamkit.native.loader import Loops
 from streamkit.record import Chunk, FlatChunk, TopicPartition
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Place:
     """Where a partition is fetched from. `turn` tells what was asked for before a seek from what came after."""
 
@@ -46,6 +46,9 @@ class _Ready:
     chunk: FlatChunk | None
     end: int
     size: int
+
+    def __len__(self) -> int:
+        return 0 if self.chunk is None else len(self.chunk)
 
 
 class DirectPlane:
@@ -79,7 +82,7 @@ class DirectPlane:
                 self._changed.wait(left)
             if not self._ready and self._failure is not None:
                 raise Unusable(self._failure)
-            while self._ready and max_records > 0:
+            while self._ready and (not chunks or len(self._ready[0]) <= max_records):  # rather little than two halves
                 source, chunk, end = self._take(max_records)
                 if chunk is not None:
                     chunks.append(chunk)
@@ -120,7 +123,7 @@ class DirectPlane:
     def _take(self, most: int) -> tuple[TopicPartition, FlatChunk | None, int | None]:
         """At most so many records of the first that is ready; the rest of it stays."""
         ready = self._ready[0]
-        if ready.chunk is not None and len(ready.chunk) > most:
+        if ready.chunk is not None and len(ready) > most:
             first, ready.chunk = ready.chunk.part(0, most), ready.chunk.part(most, len(ready.chunk))
             return ready.source, first, int(first.offsets_array[-1]) + 1
         self._ready.popleft()
@@ -147,8 +150,8 @@ class DirectPlane:
 
     # -- what fetchers call -------------------------------------------------------------------------------------------
 
-    def asked(self, address: Address, last: Collection[TopicPartition], *, wait: bool) -> dict[TopicPartition, _Place]:
-        """What to ask a broker for next, those of which something came `last` behind the others; empty: for nothing.
+    def asked(self, address: Address, *, wait: bool) -> dict[TopicPartition, _Place]:
+        """What to ask a broker for next; empty: for nothing.
 
         With `wait` it waits until there is room for an answer, and something to ask for; then, empty: closed.
         """
@@ -156,20 +159,22 @@ class DirectPlane:
             while True:
                 if self._closed:
                     return {}
-                mine = {s: _Place(p.turn, address, p.offset) for s, p in self._places.items() if p.address == address}
+                mine = {source: place for source, place in self._places.items() if place.address == address}
                 if mine and self._held < self._room:
-                    return dict(sorted(mine.items(), key=lambda item: item[0] in last))
+                    return mine
                 if not wait:
                     return {}
                 self._changed.wait()
 
     def move(self, asked: Mapping[TopicPartition, _Place], found: Collection[Batches]) -> None:
-        """Ask for what comes after these batches next."""
+        """Ask for what comes after these batches next, and for these partitions last: an answer has room for some."""
         with self._changed:
             for batches in found:
-                place = self._places.get(batches.part.source)
-                if place is not None and place.turn == asked[batches.part.source].turn:
-                    place.offset = batches.end
+                source = batches.part.source
+                place = self._places.get(source)
+                if place is not None and place.turn == asked[source].turn:
+                    del self._places[source]
+                    self._places[source] = _Place(place.turn, place.address, batches.end)
 
     def hand_over(self, source: TopicPartition, turn: int, chunk: FlatChunk | None, end: int) -> None:
         """Records are ready, unless nobody wants them any more."""
@@ -221,20 +226,19 @@ class _Fetcher:
 
     def _fetch(self, wire: Wire) -> None:
         plane = self._plane
-        asked = self._ask(wire, (), wait=True)
+        asked = self._ask(wire, wait=True)
         while asked:
             found = list(self._answer(wire, asked))
             plane.move(asked, found)
-            before, last = asked, [batches.part.source for batches in found]
-            asked = self._ask(wire, last, wait=False)
+            before, asked = asked, self._ask(wire, wait=False)
             for batches in found:
                 source = batches.part.source
                 chunk = chunk_of(plane.loops, batches, before[source].offset)
                 plane.hand_over(source, before[source].turn, chunk, batches.end)
-            asked = asked or self._ask(wire, last, wait=True)
+            asked = asked or self._ask(wire, wait=True)
 
-    def _ask(self, wire: Wire, last: Collection[TopicPartition], *, wait: bool) -> dict[TopicPartition, _Place]:
-        asked = self._plane.asked(self._address, last, wait=wait)
+    def _ask(self, wire: Wire, *, wait: bool) -> dict[TopicPartition, _Place]:
+        asked = self._plane.asked(self._address, wait=wait)
         if asked:
             wire.ask({source: place.offset for source, place in asked.items()})
         return asked
