@@ -52,7 +52,8 @@ def worker(
     Killed at any moment and started again, it goes on from its last Checkpoint. Workers share the partitions, on one
     machine or on many: start another, and it takes its share; whichever is killed, the others take over.
 
-    Under load records are read without a Python object for each (needs numba); STREAMKIT_COLUMNS=off does without.
+    Under load records are read without a Python object for each (needs numba; STREAMKIT_COLUMNS=off does without), and
+    without librdkafka where no TLS and no SASL is between (STREAMKIT_DIRECT=off never).
 
     Examples:  streamkit worker app.py --workers 2   |   streamkit worker app.py --until-caught-up
     """

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from streamkit.errors import BrokerUnreachable, LogError
 from streamkit.log.base import Log
 from streamkit.log.kafka import KafkaLog
+from streamkit.log.kafka.batches import LazyHeaders
+from streamkit.log.kafka.reader import DIRECT
 from streamkit.log.memory import MemoryLog, partition_of
 from streamkit.native.loader import SWITCH, loader
 from streamkit.record import FlatChunk, TopicPartition
@@ -123,7 +125,23 @@ class TestKafkaLogByMessage(KafkaLogContract):
 
 
 @pytest.mark.kafka
-class TestKafkaLogByColumns(KafkaLogContract):
+class TestKafkaLogByQueue(KafkaLogContract):
+    switch = "on"
+
+    @pytest.fixture(autouse=True)
+    def _by_librdkafka(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv(DIRECT, "off")
+
+    def test_it_is_what_is_read_with(self) -> None:
+        with self.topic() as (log, name), self.open(log, name) as reader:
+            self.put(log, name, [b"a"])
+            [chunk] = reader.poll(10, 10)
+            assert isinstance(chunk, FlatChunk), loader.failure
+            assert not isinstance(chunk.headers_of, LazyHeaders)
+
+
+@pytest.mark.kafka
+class TestKafkaLogDirectly(KafkaLogContract):
     switch = "on"
 
     def test_it_is_what_is_read_with(self) -> None:
@@ -131,6 +149,7 @@ class TestKafkaLogByColumns(KafkaLogContract):
             self.put(log, name, [b"a"])
             [chunk] = reader.poll(10, 10)
             assert isinstance(chunk, FlatChunk), loader.failure
+            assert isinstance(chunk.headers_of, LazyHeaders)
 
 
 def test_an_absent_broker_is_reported_in_time_and_quietly(capfd: pytest.CaptureFixture[str]) -> None:
