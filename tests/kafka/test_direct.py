@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from typing import Any
@@ -171,6 +172,35 @@ def test_seek_drops_what_was_fetched_for_another_place(brokers: str, unique: Cal
             [chunk, *_] = reader.poll(chance.randrange(1, 5_000), 10.0)
             assert chunk.values[0] == b"%d" % at
             assert is_direct(reader)
+
+
+def test_an_answer_that_comes_after_a_seek_is_nobodys(
+    brokers: str, unique: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    came, go = threading.Event(), threading.Event()
+
+    class Held(Wire):
+        def answer(self) -> Any:
+            answer = super().answer()
+            came.set()
+            assert go.wait(30)
+            return answer
+
+    monkeypatch.setattr("streamkit.log.kafka.direct.Wire", Held)
+    log = KafkaLog(Connection(brokers))
+    log.create(name := unique("held"), partitions=1)
+    source = TopicPartition(name, 0)
+    with closing(log.writer()) as writer:
+        for i in range(1_000):
+            writer.send(name, b"%d" % i)
+        writer.flush()
+    with closing(log.reader({source: 0})) as reader:
+        assert came.wait(30)
+        reader.seek(source, 700)
+        go.set()
+        values = [value for chunk in reader.poll(1_000, 10.0) for value in chunk.values]
+        assert values[0] == b"700"
+        assert is_direct(reader)
 
 
 def test_an_offset_that_is_gone_is_told_by_librdkafka(brokers: str, unique: Callable[[str], str]) -> None:
