@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 
-from streamkit.errors import OffsetOutOfRange
+from streamkit.errors import BrokerUnreachable, OffsetOutOfRange
 from streamkit.log.kafka import KafkaLog
 from streamkit.log.kafka.direct import DirectPlane
 from streamkit.log.kafka.librdkafka import Unusable
@@ -155,6 +155,66 @@ def test_a_connection_that_ends_is_gone_on_without_and_taken_up_again(
     assert len(wires) == 2
 
 
+@pytest.mark.parametrize("trouble", ["nobody says who leads", "a broker does not answer"])
+def test_where_going_over_fails_nothing_is_lost(
+    brokers: str, unique: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    monkeypatch.setenv(SWITCH, "auto")
+    monkeypatch.setattr("streamkit.log.kafka.reader.BULK", 100)
+    assert loader.load() is not None, loader.failure
+    log = KafkaLog(Connection(brokers))
+    log.create(name := unique("over"), partitions=1)
+    source = TopicPartition(name, 0)
+    with closing(log.writer()) as writer:
+        for i in range(20_000):
+            writer.send(name, b"%d" % i)
+        writer.flush()
+    with monkeypatch.context() as at_first:
+        at_first.setenv(DIRECT, "off")
+        reader = log.reader({source: 0})
+    tried = 0
+
+    def refused(*_: Any) -> Any:
+        nonlocal tried
+        tried += 1
+        raise BrokerUnreachable("gone") if trouble == "nobody says who leads" else OSError("refused")
+
+    if trouble == "nobody says who leads":
+        monkeypatch.setattr(log.cluster, "ask", refused)
+    else:
+        monkeypatch.setattr("streamkit.log.kafka.direct.Wire", refused)
+    with closing(reader):
+        values: list[bytes | None] = []
+        while len(values) < 20_000:
+            values += [value for chunk in reader.poll(200, 10.0) for value in chunk.values]
+    assert values == [b"%d" % i for i in range(20_000)]
+    assert 1 <= tried < 6
+
+
+def test_a_broker_that_fails_stops_the_others(
+    brokers: str, unique: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one's records would come for ever, and those of the one that failed never."""
+    log = KafkaLog(Connection(brokers, {"max.partition.fetch.bytes": "20000", "queued.max.messages.kbytes": "100"}))
+    log.create(name := unique("two"), partitions=2)
+    with closing(log.writer()) as writer:
+        for i in range(100_000):
+            writer.send(name, b"%d" % i, partition=i % 2)
+        writer.flush()
+    sources = [TopicPartition(name, number) for number in range(2)]
+    leaders = DirectPlane._leaders
+
+    def of_two(plane: DirectPlane, topics: Any) -> dict[TopicPartition, Any]:
+        return {**leaders(plane, topics), sources[1]: ("127.0.0.1", 1)}
+
+    monkeypatch.setattr(DirectPlane, "_leaders", of_two)
+    with closing(log.reader(dict.fromkeys(sources, 0))) as reader:
+        assert is_direct(reader)
+        while is_direct(reader):
+            reader.poll(100, 10.0)
+        assert reader.positions()[sources[0]] < 50_000
+
+
 def test_seek_drops_what_was_fetched_for_another_place(brokers: str, unique: Callable[[str], str]) -> None:
     log = KafkaLog(Connection(brokers))
     log.create(name := unique("seek"), partitions=1)
@@ -217,6 +277,9 @@ def test_it_is_not_taken_where_it_is_not_meant_or_cannot_be(
     assert loops is not None, loader.failure
     with pytest.raises(Unusable, match="TLS"):
         DirectPlane(KafkaLog(Connection(brokers, {"security.protocol": "SSL"})).cluster, loops)
+    for setting in ({"client.rack": "a"}, {"check.crcs": "true"}):
+        with pytest.raises(Unusable, match=next(iter(setting))):
+            DirectPlane(KafkaLog(Connection(brokers, setting)).cluster, loops)
     monkeypatch.setenv(DIRECT, "off")
     log = KafkaLog(Connection(brokers))
     log.create(name := unique("off"), partitions=1)

@@ -3,6 +3,8 @@
 For a record of 240 bytes librdkafka's own thread takes 0.9 us, and nothing makes that less; this takes 0.25 us in all.
 It is for the usual case alone. Whatever else comes (a leader moves, a broker goes away, an offset is out of range) it
 gives up by `Unusable`, and the reader goes on by librdkafka from where it is: what errors mean is said in one place.
+
+A thread a broker asks, and puts what it makes of the answer where the thread that reads takes it from.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from typing import Any
 
 from confluent_kafka import TopicCollection
 
+from streamkit.errors import LogError
 from streamkit.log import client
 from streamkit.log.kafka.batches import Batches, Malformed, chunk_of, find
 from streamkit.log.kafka.cluster import REQUEST_SECONDS, Cluster
@@ -26,6 +29,9 @@ from streamkit.log.kafka.plane import Fetched
 from streamkit.log.kafka.wire import Address, Limits, Wire
 from streamkit.native.loader import Loops
 from streamkit.record import Chunk, FlatChunk, TopicPartition
+
+_BEYOND = ("client.rack", "check.crcs")
+"""Settings for what librdkafka does and this does not: to read from a replica nearby (KIP-392), to check sums."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +64,8 @@ class DirectPlane:
         settings = cluster.settings(client.READER, client.READER_REQUIRED)
         if str(settings.get("security.protocol", "plaintext")).lower() != "plaintext":
             raise Unusable("brokers are asked directly only where no TLS and no SASL is between")
+        if asked := [name for name in _BEYOND if name in settings]:
+            raise Unusable(f"brokers are not asked directly with {' and '.join(asked)}")
         self.loops, self.limits = loops, Limits.of(settings)
         self._cluster = cluster
         self._room = int(settings["queued.max.messages.kbytes"]) << 10
@@ -93,7 +101,7 @@ class DirectPlane:
         return Fetched(chunks, ends, [])
 
     def add(self, positions: Mapping[TopicPartition, int]) -> None:
-        """Raises Unusable where a partition has no leader at the moment; LogError where no broker answers."""
+        """Raises Unusable where a partition has no leader at the moment, or nobody says which it is."""
         leaders = self._leaders({source.topic for source in positions})
         with self._changed:
             for source, offset in positions.items():
@@ -141,8 +149,11 @@ class DirectPlane:
         wanted = TopicCollection(list(topics))
         ask = partial(self._cluster.admin.describe_topics, wanted, request_timeout=REQUEST_SECONDS)
         found: dict[TopicPartition, Address] = {}
-        for topic, future in ask().items():
-            description = self._cluster.ask(f"topic {topic}", future.result)
+        try:
+            described = self._cluster.ask("leaders", lambda: {t: future.result() for t, future in ask().items()})
+        except LogError as error:
+            raise Unusable(str(error)) from error
+        for topic, description in described.items():
             for number in description.partitions:
                 if number.leader is not None and number.leader.id >= 0:
                     found[TopicPartition(topic, number.id)] = (number.leader.host, number.leader.port)
@@ -153,12 +164,12 @@ class DirectPlane:
     def asked(self, address: Address, *, wait: bool) -> dict[TopicPartition, _Place]:
         """What to ask a broker for next; empty: for nothing.
 
-        With `wait` it waits until there is room for an answer, and something to ask for; then, empty: closed.
+        With `wait` it waits until there is room for an answer, and something to ask for; then, empty: it is over.
         """
         with self._changed:
             while True:
-                if self._closed:
-                    return {}
+                if self._closed or self._failure is not None:
+                    return {}  # what another broker has would come for ever, and the failure never be seen
                 mine = {source: place for source, place in self._places.items() if place.address == address}
                 if mine and self._held < self._room:
                     return mine

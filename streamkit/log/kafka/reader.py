@@ -48,6 +48,7 @@ class KafkaReader:
     def poll(self, max_records: int, timeout: float) -> list[Chunk]:
         """As `Reader.poll`. While brokers restart it waits, as for records: librdkafka reconnects."""
         deadline = time.monotonic() + timeout
+        self._consider()  # with nothing in hand that an error could lose
         while True:
             if self._failures:
                 raise next(iter(self._failures.values()))
@@ -58,7 +59,7 @@ class KafkaReader:
                 self._advance(source, end)
             if fetched.chunks:
                 self._down = False
-                self._consider(sum(map(len, fetched.chunks)))
+                self._crowded += sum(map(len, fetched.chunks)) >= BULK
                 return fetched.chunks
             if before != self._positions or (not self._failures and time.monotonic() >= deadline):
                 return []
@@ -116,12 +117,11 @@ class KafkaReader:
             logger.debug("%s", reason)
             return None
 
-    def _consider(self, records: int) -> None:
+    def _consider(self) -> None:
         """Go over to a quicker plane where records come in bulk, at the first poll at which its loops are there.
 
         What the old plane has buffered is fetched again; `_positions` is where the new one begins.
         """
-        self._crowded += records >= BULK
         if isinstance(self._plane, DirectPlane) or self._crowded < self._bulks or loader.wanted == "off":
             return
         if (loops := loader.ready()) is None:

@@ -24,9 +24,10 @@ _GREATEST = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What is asked for at once: seconds, bytes of an answer, bytes of one partition in it."""
+    """What is asked for: seconds to wait for so many bytes at least, bytes of an answer, those of one partition."""
 
     wait: float
+    least: int
     bytes: int
     partition_bytes: int
     client_id: str
@@ -36,6 +37,7 @@ class Limits:
         """Those of a librdkafka client with these settings."""
         return cls(
             int(settings["fetch.wait.max.ms"]) / 1_000,
+            int(settings.get("fetch.min.bytes", 1)),
             int(settings["fetch.max.bytes"]),
             int(settings["max.partition.fetch.bytes"]),
             str(settings.get("client.id", "rdkafka")),
@@ -67,7 +69,8 @@ class Wire:
         # With a timeout of Python's an answer would come piece by piece, and the interpreter's lock be waited for at
         # each; this one is the kernel's.
         self._socket.settimeout(None)
-        seconds, rest = divmod(patience + limits.wait, 1)
+        self._patience = patience + limits.wait
+        seconds, rest = divmod(self._patience, 1)
         self._socket.setsockopt(
             socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", int(seconds), int(rest * 1_000_000))
         )
@@ -95,7 +98,10 @@ class Wire:
     def _receive(self, into: Array, size: int) -> Array:
         there, view = 0, into.data
         while there < size:
-            count = self._socket.recv_into(view[there:size], size - there, socket.MSG_WAITALL)
+            try:
+                count = self._socket.recv_into(view[there:size], size - there, socket.MSG_WAITALL)
+            except BlockingIOError:
+                raise OSError(f"no answer in {self._patience:.0f} s") from None
             if not count:
                 raise OSError("the broker has closed the connection")
             there += count
@@ -104,10 +110,10 @@ class Wire:
 
 def fetch_request(number: int, positions: Mapping[TopicPartition, int], limits: Limits) -> bytes:
     """One topic may come several times: partitions keep their order, in which the broker fills its answer."""
-    wait, nothing_new = int(limits.wait * 1_000), 1
+    wait = round(limits.wait * 1_000)
     head = struct.pack(">hhi", _FETCH, _VERSION, number) + _text(limits.client_id)
     body = [
-        struct.pack(">iiiibii", _ANYBODY, wait, nothing_new, limits.bytes, _COMMITTED, 0, _NO_SESSION),
+        struct.pack(">iiiibii", _ANYBODY, wait, limits.least, limits.bytes, _COMMITTED, 0, _NO_SESSION),
         struct.pack(">i", len(positions)),
     ]
     for (topic, partition), offset in positions.items():
