@@ -209,7 +209,11 @@ def test_a_broker_that_fails_stops_the_others(
 
     monkeypatch.setattr(DirectPlane, "_leaders", of_two)
     with closing(log.reader(dict.fromkeys(sources, 0))) as reader:
-        assert is_direct(reader)
+        plane = reader._plane
+        assert isinstance(plane, DirectPlane)
+        for fetcher in plane._fetchers.values():
+            fetcher._thread.join(30)
+            assert not fetcher._thread.is_alive()
         while is_direct(reader):
             reader.poll(100, 10.0)
         assert reader.positions()[sources[0]] < 50_000
