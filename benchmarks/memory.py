@@ -32,9 +32,10 @@ from confluent_kafka import Producer
 from benchmarks.machine import machine
 from benchmarks.peers.events import PARTITIONS, PRODUCER, Block, campaigns, produce
 from benchmarks.peers.task import VARIABLE, Task
-from benchmarks.process import end, launch
+from benchmarks.process import end, launch, said
 from streamkit.log.kafka import KafkaLog
 from streamkit.settings import Connection
+from streamkit.speed.worker import group_of
 from streamkit.testing.broker import a_broker
 
 RESULTS = Path(__file__).parent / "results"
@@ -75,8 +76,10 @@ def measure(brokers: str, minutes: float, folder: Path) -> list[dict[str, float]
             counted, began = 0, time.monotonic()
             for _ in range(round(minutes)):
                 looks = list(_look(worker, 60.0))
-                now, seconds = sum(log.group_offsets(name).values()), time.monotonic() - began
+                now, seconds = sum(log.group_offsets(group_of(name)).values()), time.monotonic() - began
                 rate, counted, began = (now - counted) / seconds, now, time.monotonic()
+                if not rate:
+                    raise RuntimeError(f"the worker has counted nothing:\n{said(folder)}")
                 memory = {"least": min(looks), "median": statistics.median(looks), "greatest": max(looks)}
                 rows.append({"minute": len(rows) + 1, "rate": round(rate), **{k: round(v) for k, v in memory.items()}})
                 print(json.dumps(rows[-1]), flush=True)
