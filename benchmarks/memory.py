@@ -32,7 +32,7 @@ from confluent_kafka import Producer
 from benchmarks.machine import machine
 from benchmarks.peers.events import PARTITIONS, PRODUCER, Block, campaigns, produce
 from benchmarks.peers.task import VARIABLE, Task
-from benchmarks.process import end, launch, said
+from benchmarks.process import end, launch, pss, said
 from streamkit.log.kafka import KafkaLog
 from streamkit.settings import Connection
 from streamkit.speed.worker import group_of
@@ -98,10 +98,10 @@ def _running(command: list[str], folder: Path, environment: dict[str, str]) -> I
 
 
 def _look(worker: psutil.Process, seconds: float) -> Iterator[float]:
-    """MB, every now and then for so long. Raises NoSuchProcess where the worker has ended."""
+    """MB, every now and then for so long."""
     over = time.monotonic() + seconds
     while time.monotonic() < over:
-        yield sum(p.memory_full_info().pss for p in [worker, *worker.children(recursive=True)]) / 1e6
+        yield pss(worker) / 1e6
         time.sleep(LOOK_SECONDS)
 
 

@@ -10,6 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+import psutil
+
 LOG_LINES = 20
 
 
@@ -59,3 +61,21 @@ def said(directory: Path) -> str:
         return "\n".join((directory / "log").read_text(errors="replace").splitlines()[-LOG_LINES:])
     except FileNotFoundError:
         return "(nothing)"
+
+
+def pss(process: psutil.Process) -> int:
+    """The memory of a process and its children, in bytes; those that have ended meanwhile have none."""
+    total = 0
+    for each in processes_of(process):
+        try:
+            total += each.memory_full_info().pss
+        except psutil.Error:
+            continue
+    return total
+
+
+def processes_of(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return [process, *process.children(recursive=True)]
+    except psutil.Error:
+        return []

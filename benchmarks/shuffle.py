@@ -26,6 +26,7 @@ import psutil
 
 import streamkit as sk
 from benchmarks.machine import machine
+from benchmarks.process import processes_of, pss
 from streamkit.testing.broker import a_broker
 
 PAIR_BYTES, KEYS, PAIRS_A_LINE = 1_000, 1_000_000, 200
@@ -64,7 +65,7 @@ def measure(gigabytes: float, memory: str, brokers: str, folder: Path) -> dict[s
     process = psutil.Popen(command, env=environment)
     peak, cpu = 0, 0.0
     while process.poll() is None:
-        peak, cpu = max(peak, _pss(process)), max(cpu, _cpu(process))
+        peak, cpu = max(peak, pss(process)), max(cpu, _cpu(process))
         time.sleep(0.1)
     if process.returncode:
         raise RuntimeError(f"{' '.join(command)} left with {process.returncode}")
@@ -83,26 +84,9 @@ def measure(gigabytes: float, memory: str, brokers: str, folder: Path) -> dict[s
     }
 
 
-def _processes(process: psutil.Popen) -> list[psutil.Process]:
-    try:
-        return [process, *process.children(recursive=True)]
-    except psutil.Error:
-        return []
-
-
-def _pss(process: psutil.Popen) -> int:
-    total = 0
-    for each in _processes(process):
-        try:
-            total += each.memory_full_info().pss
-        except psutil.Error:
-            continue
-    return total
-
-
 def _cpu(process: psutil.Popen) -> float:
     total = 0.0
-    for each in _processes(process):
+    for each in processes_of(process):
         try:
             times = each.cpu_times()
         except psutil.Error:

@@ -64,6 +64,7 @@ class Columns:
         self.columns = tuple(columns)
         by_name = {column.name: column for column in columns}
         self._wanted = tuple(by_name[name] for name in wanted)
+        self._numbers = tuple(self.columns.index(column) for column in self._wanted)
 
     @classmethod
     def of(cls, type_: Any, wanted: Sequence[str]) -> Columns | None:
@@ -114,9 +115,9 @@ class Columns:
             *matrices, nulls, taken,
         )  # fmt: skip
         made = []
-        for column in self._wanted:
+        for number, column in zip(self._numbers, self._wanted, strict=True):
             values = matrices[_MATRIX[column.kind]][self._slots[column.name]]
-            made.append(_series(loops, column, values, nulls[self.columns.index(column)], flat.data))
+            made.append(_series(loops, column, values, nulls[number], flat.data))
         return pl.DataFrame(made), taken
 
 

@@ -163,11 +163,13 @@ def _binary(flat: FlatBytes) -> Any:
     """As an Arrow array over the same bytes, where they lie end to end."""
     lengths = np.maximum(flat.lengths, 0)
     ends = flat.starts + lengths
-    if len(flat) and not np.array_equal(ends[:-1], flat.starts[1:]) and (loops := loader.loops()) is not None:
+    if len(flat) == 0:
+        return pa.array([], pa.large_binary())
+    if not np.array_equal(ends[:-1], flat.starts[1:]):
+        if (loops := loader.loops()) is None:
+            return pa.array(flat.tolist(), pa.large_binary())
         flat = _packed(loops, flat, lengths)
         ends = flat.starts + lengths
-    if len(flat) == 0 or not np.array_equal(ends[:-1], flat.starts[1:]):
-        return pa.array(flat.tolist(), pa.large_binary())
     there = flat.lengths >= 0
     validity = None if there.all() else pa.py_buffer(np.packbits(there, bitorder="little"))
     offsets = np.append(flat.starts, ends[-1]).astype(np.int64, copy=False)

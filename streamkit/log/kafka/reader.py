@@ -53,7 +53,7 @@ class KafkaReader:
             if self._failures:
                 raise next(iter(self._failures.values()))
             fetched = self._fetch(max_records, max(0.0, deadline - time.monotonic()))
-            before = dict(self._positions)
+            before = None if fetched.chunks else dict(self._positions)
             self._note_events(fetched)
             for source, end in fetched.ends.items():
                 self._advance(source, end)
