@@ -5,12 +5,13 @@ serving layer reads it; both find it by the keys made here. A partition's Segmen
 one value (`Segments`) that goes into the same Checkpoint as the states: neither can be durable without the other.
 
 All that is known of one source partition (its *task*) lies together in a store, below TASK, and on one partition of a
-changelog, where keys are without TASK:
+changelog, under the same keys:
 
     FORMAT                                  version of all that follows; on a changelog each Mark has it
     POSITION topic \\0 partition            how far this copy of the task has followed its changelog (not on it)
     TASK     topic \\0 partition            then one of:
       MARK                                  the last record of each Checkpoint: when and by whom
+      COMPACTION                            from where on the changelog has it all, and what of it is copied: Compaction
       ORIGIN   view                         which definition, of which topic, wrote the states
       SEGMENTS view                         Segments
       STATE    view \\0 segment key window  the Aggregates' states, msgpack
@@ -24,9 +25,9 @@ key is the beginning of another.
 
 from __future__ import annotations
 
-import operator
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import msgspec
@@ -35,10 +36,15 @@ import numpy as np
 from streamkit.errors import CutMismatch
 from streamkit.record import TopicPartition
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 FORMAT_KEY = b"\x00format"
 _POSITION, _TASK = b"\x01", b"\x02"
 MARK_KEY = b"\x01"
+COMPACTION_KEY = b"\x00"
+FIRST_KEY = b"\x02"
+"""Of what compaction copies: what comes before is in every Checkpoint."""
+BLOCK_KEY = b"\x02"
+"""Of the records on a changelog that are Blocks; the others are Marks, and end a Checkpoint."""
 _ORIGIN, _SEGMENTS, _STATE, _AGENT, _TABLE, _GARBAGE = b"\x02", b"\x03", b"\x04", b"\x05", b"\x06", b"\x07"
 _BIAS = 1 << 63
 _SIGN = np.uint64(_BIAS)  # x ^ _SIGN of 64 bits is x + _BIAS
@@ -46,18 +52,16 @@ _encode, _decode = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder().d
 pack = msgspec.msgpack.encode
 
 CHANGELOG_CONFIG = {
-    "cleanup.policy": "compact",
-    "min.cleanable.dirty.ratio": "0.3",
+    # Workers delete what is superseded themselves (see `compaction`), and nothing else may go.
+    "cleanup.policy": "delete",
+    "retention.ms": "-1",
+    "retention.bytes": "-1",
     "segment.bytes": str(64 << 20),
-    # A copy that was away for longer than tombstones are kept would keep what they deleted: see COPY_SECONDS.
-    "delete.retention.ms": str(7 * 86_400_000),
 }
-COPY_SECONDS = 3 * 86_400
-"""A copy of a task that has followed nothing for so long is made anew: tombstones it has missed may be gone."""
 
 
 def changelog_topic(topology: str, topic: str) -> str:
-    """The changelog of a source topic: as many partitions, compacted."""
+    """The changelog of a source topic: as many partitions."""
     return f"streamkit.{topology}.changelog.{topic}"
 
 
@@ -77,13 +81,14 @@ class Position(msgspec.Struct, frozen=True, array_like=True):
     """How far a copy of a task has followed its changelog (a topic with this id): all before `offset`.
 
     `whole` is False while it is being restored, when it shows no Checkpoint but parts of many. `time` is the last
-    Mark's.
+    Mark's. `since` is where the changelog began when the copy was.
     """
 
     changelog_id: str
     offset: int
     whole: bool
     time: int = 0
+    since: int = 0
 
 
 class Slot(NamedTuple):
@@ -183,7 +188,7 @@ def source_of(position_key: bytes) -> TopicPartition:
 
 
 def task_prefix(source: TopicPartition) -> bytes:
-    """What all keys of a task in a store begin with; what follows is the key on its changelog."""
+    """What all keys of a task begin with."""
     return _TASK + _task(source)
 
 
@@ -196,7 +201,7 @@ def _task(source: TopicPartition) -> bytes:
     return source.topic.encode() + b"\0" + struct.pack(">I", source.partition)
 
 
-# What follows are keys as they are on a changelog; in a store, `task_prefix` comes before them.
+# What follows are keys of one task; in a store and on a changelog, `task_prefix` comes before them.
 
 
 def origin_key(view: str) -> bytes:
@@ -238,32 +243,17 @@ def slot_key(slot: Slot) -> bytes:
     return _encode(slot.key) + struct.pack(">QQ", slot.start + _BIAS, slot.end + _BIAS)
 
 
-def slot_keys(keys: Iterable[tuple[Any, ...]], starts: Any, ends: Any) -> list[bytes]:
-    """`slot_key` of many Slots; `starts` and `ends` are numpy's, int64.
+def slot_keys(prefix: bytes, keys: Iterable[tuple[Any, ...]], starts: Any, ends: Any) -> list[bytes]:
+    """`slot_key` of many Slots behind a prefix; `starts` and `ends` are numpy's, int64.
 
-    >>> slot_keys([("c1",), ("c2",)], np.array([0, -5]), np.array([10, 5])) == [
-    ...     slot_key(Slot(("c1",), 0, 10)), slot_key(Slot(("c2",), -5, 5))]
+    >>> slot_keys(b"at", [("c1",), ("c2",)], np.array([0, -5]), np.array([10, 5])) == [
+    ...     b"at" + slot_key(Slot(("c1",), 0, 10)), b"at" + slot_key(Slot(("c2",), -5, 5))]
     True
     """
     windows = np.empty((len(starts), 2), ">u8")
     windows[:, 0], windows[:, 1] = starts.view(np.uint64) ^ _SIGN, ends.view(np.uint64) ^ _SIGN
     each = windows.view("V16").ravel().tolist()
-    return list(map(operator.add, map(_encode, keys), each))
-
-
-def key_order(keys: Sequence[bytes]) -> list[int]:
-    """The numbers of keys in their order, as nearly as the 8 bytes after what all have in common tell it.
-
-    For a store that is a quicker place to look and to write in, if one key lies near the one before; what it holds does
-    not depend on it. A third of what a sort costs.
-
-    >>> key_order([b"a-c", b"a-", b"a-a"])
-    [1, 2, 0]
-    """
-    first, last = min(keys), max(keys)
-    shared = next((i for i, (x, y) in enumerate(zip(first, last, strict=False)) if x != y), len(first))
-    heads = np.array([key[shared : shared + 8] for key in keys], "S8")
-    return np.argsort(heads.view(">u8").astype(np.uint64), kind="stable").tolist()  # type: ignore[no-any-return]
+    return list(map(b"".join, zip(repeat(prefix), map(_encode, keys), each)))
 
 
 def slot_of(key: bytes) -> Slot:

@@ -24,6 +24,8 @@ States = dict[Slot, State]
 
 FOLD_ROWS = 131_072
 """Values that wait before they are folded together: a group_by over many rows touches fewer keys a row."""
+MANY = 1_000
+"""Slots that are made bytes in their order, which is a quicker one to look for them and to write them in."""
 
 _pack, _unpack = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder(tuple[Any, ...]).decode
 _new = tuple.__new__  # a third of what the call of a NamedTuple costs
@@ -66,12 +68,14 @@ class Fold:
         """What `groups` made, merged: a row a Slot."""
         return pl.concat(groups, how="vertical_relaxed").group_by(*self._slot_columns).agg(self._combined)
 
-    def encoded(self, groups: pl.DataFrame) -> tuple[list[bytes], list[State]]:
-        """The Slots of `groups` as bytes (`slot_key`), and their states."""
+    def encoded(self, groups: pl.DataFrame, prefix: bytes) -> tuple[list[bytes], list[State]]:
+        """The Slots of `groups` as bytes (`slot_key`) behind a prefix, and their states; nearly in the bytes' order."""
+        groups = groups.sort(*self._key_columns, START) if len(groups) > MANY else groups
         keys = zip(*(groups[name].to_list() for name in self._key_columns), strict=True)
         columns = [groups[f"__{i}"].to_list() for i in range(len(self._aggregates))]
         states = [map(a.state, column) for a, column in zip(self._aggregates, columns, strict=True)]
-        return slot_keys(keys, groups[START].to_numpy(), groups[END].to_numpy()), list(zip(*states, strict=True))
+        starts, ends = groups[START].to_numpy(), groups[END].to_numpy()
+        return slot_keys(prefix, keys, starts, ends), list(zip(*states, strict=True))
 
     def _parts(
         self, batches: Sequence[Decoded], make: Callable[[Sequence[Decoded]], T]

@@ -17,12 +17,13 @@ from benchmarks.process import launch
 from benchmarks.recovery.load import Expected
 from benchmarks.recovery.peer import COMMIT_SECONDS, Job, RecoveryError
 from benchmarks.recovery.totals import Changelog, Integers, Tail
-from streamkit.checkpoint import changelog_topic, states_range
+from streamkit.changelog.block import unpack
+from streamkit.checkpoint import BLOCK_KEY, changelog_topic, states_range
 from streamkit.speed.worker import group_of
 
 SOURCE = Path(__file__).with_name("streamkit_count.py")
 _KEY_BEFORE_WINDOW = slice(-48, -16)
-"""Of a state's key on the changelog: the 32 characters of the View's key, and after them the window."""
+"""Of a state's key: the 32 characters of the View's key, and after them the window."""
 
 
 class StreamKit:
@@ -66,7 +67,7 @@ class StreamKit:
 
 
 class _State(NamedTuple):
-    """A changelog record as `totals` takes it."""
+    """A change on the changelog as `totals` takes a record."""
 
     place: bytes
     state: bytes
@@ -79,13 +80,13 @@ class _State(NamedTuple):
 
 
 class _StatesTail(Tail):
-    """Only the View's states; Segments, offsets and Marks lie between them."""
+    """Only the View's states, out of their Blocks; Segments, offsets and Marks lie between them."""
 
     def read(self) -> Iterator[list[Any]]:
-        prefix = states_range("totals")[0]
+        states = states_range("totals")[0]
         for batch in super().read():
-            states = [(m.key(), m.value()) for m in batch]
-            kept = [_State(key, value) for key, value in states if key and value and key.startswith(prefix)]
+            blocks = [unpack(m.value() or b"") for m in batch if m.key() == BLOCK_KEY]
+            kept = [_State(key, value) for block in blocks for key, value in block if value and states in key]
             if kept:
                 yield kept
 

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from streamkit.changelog import Restoring
+from streamkit.changelog.follower import Restoring
 from streamkit.errors import TopicMissing
 from streamkit.folder import DataFolder
 from streamkit.interval import show_seconds

@@ -8,7 +8,8 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from streamkit.changelog import Changelogs, Restoring, existing
+from streamkit.changelog.changelogs import Changelogs, existing
+from streamkit.changelog.follower import Restoring
 from streamkit.errors import StateLocked
 from streamkit.folder import DataFolder
 from streamkit.log.base import Log

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import msgspec
 
-from streamkit.changelog import Changelogs, has_format
+from streamkit.changelog.changelogs import Changelogs
+from streamkit.changelog.state import has_format
 from streamkit.checkpoint import Position, position_range, source_of
 from streamkit.errors import StateMissing, TopicMissing
 from streamkit.record import TopicPartition

@@ -6,7 +6,8 @@ from contextlib import closing
 
 import msgspec
 
-from streamkit.changelog import Changelogs, existing, unpack_mark
+from streamkit.changelog.changelogs import Changelogs, existing
+from streamkit.changelog.state import unpack_mark
 from streamkit.checkpoint import MARK_KEY, task_prefix
 from streamkit.folder import DataFolder
 from streamkit.interval import Measured

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from streamkit.changelog import Changelogs, Follower, Restoring, claim_format, existing
+from streamkit.changelog.changelogs import Changelogs, existing
+from streamkit.changelog.follower import Follower, Restoring
+from streamkit.changelog.state import claim_format
 from streamkit.errors import BrokerUnreachable, StateError, StateLocked, StreamkitError
 from streamkit.log.base import Log
 from streamkit.record import TopicPartition

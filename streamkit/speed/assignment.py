@@ -15,7 +15,8 @@ from collections.abc import Callable, Collection, Mapping
 from hashlib import blake2b
 from typing import Protocol
 
-from streamkit.changelog import RESTORE_RECORDS, Changelogs, Follower, Restoring
+from streamkit.changelog.changelogs import Changelogs
+from streamkit.changelog.follower import RESTORE_RECORDS, Follower, Restoring
 from streamkit.errors import Fenced
 from streamkit.log.base import Log
 from streamkit.record import TopicPartition
@@ -24,6 +25,8 @@ from streamkit.store.base import Store
 logger = logging.getLogger(__name__)
 _PLACE_SECONDS = 2.0
 _SHORT = 50_000
+"""Changes of state that are followed at a time where other tasks are worked on: they wait meanwhile, for a fifth of a
+second at most."""
 
 
 class Owner(Protocol):
@@ -59,7 +62,7 @@ class Assignment:
         self._placed = float("-inf")
         self._leaving = False
         self.restored = (0, 0.0)
-        """Changelog records and seconds of the last time that tasks were restored."""
+        """Changes of state and seconds of the last time that tasks were restored."""
         self.member = log.join(group, topics, self, name=name)
 
     # -- what the group tells -----------------------------------------------------------------------------------------
@@ -99,11 +102,10 @@ class Assignment:
         """Hear the group, follow changelogs, and open what is restored. Raises Fenced, and what the Owner raises."""
         self.member.poll(timeout)
         if self._coming or self._follower.following():
-            # Where other tasks are worked on they wait meanwhile: a fifth of a second at most.
-            self._follower.step(max_records=_SHORT if self._open else RESTORE_RECORDS)
+            self._follow()
         if self._coming:
             restoring = self._follower.restoring()
-            self.restored = (restoring.done, restoring.seconds) if restoring.tasks else self.restored
+            self.restored = (restoring.changes, restoring.seconds) if restoring.tasks else self.restored
         ready = {task for task in self._coming if self._follower.restored(task)}
         if ready:
             self._follower.drop(ready)
@@ -112,6 +114,11 @@ class Assignment:
             self._open |= ready
         if self._standbys:
             self._place_standbys()
+
+    def _follow(self) -> None:
+        left = _SHORT
+        while (read := self._follower.step(max_records=RESTORE_RECORDS)) and self._open and (left := left - read) > 0:
+            pass
 
     def tasks(self) -> frozenset[TopicPartition]:
         """Those that are worked on."""

@@ -15,6 +15,9 @@ from streamkit.checkpoint import slot_key
 from streamkit.decode import Decoded, Rejected
 from streamkit.fold import FOLD_ROWS, Fold, State, States
 
+_APART = 0.8
+"""A share of rows that are left when they were combined."""
+
 
 class Pending(Protocol):
     """States of one View by partition."""
@@ -25,8 +28,8 @@ class Pending(Protocol):
     def __len__(self) -> int:
         """How many states there are, at most."""
 
-    def encoded(self, partition: int) -> tuple[list[bytes], list[State]]:
-        """The Slots of a partition as bytes, none twice, and their states, in any order."""
+    def encoded(self, partition: int, prefix: bytes) -> tuple[list[bytes], list[State]]:
+        """The Slots of a partition as bytes behind a prefix, none twice, and their states, in any order."""
 
     def drop(self, partition: int) -> None: ...
 
@@ -55,10 +58,10 @@ class AsObjects:
     def states(self, partition: int) -> States:
         return self._states.get(partition, {})
 
-    def encoded(self, partition: int) -> tuple[list[bytes], list[State]]:
+    def encoded(self, partition: int, prefix: bytes) -> tuple[list[bytes], list[State]]:
         window, states = self._fold.view.window, self.states(partition)
         merged = self._fold.merge_slots(states.items()) if window.merges else states
-        return list(map(slot_key, merged)), list(merged.values())
+        return [prefix + slot_key(slot) for slot in merged], list(merged.values())
 
     def drop(self, partition: int) -> None:
         self._states.pop(partition, None)
@@ -74,29 +77,34 @@ class InColumns:
         self._fold = fold
         self._frames: list[pl.DataFrame] = []
         self._rows = self._combined = 0
+        self._apart = False
+        """Hardly a key has come twice since the last Checkpoint: to look for those again is not worth it."""
 
     def absorb(self, batches: Sequence[Decoded]) -> list[Rejected]:
         frames, bad = self._fold.groups(batches)
         self._frames += frames
         self._rows += sum(map(len, frames))
-        if self._rows > 2 * self._combined + FOLD_ROWS:
+        if self._rows > 2 * self._combined + FOLD_ROWS and not self._apart:
+            before = self._rows
             self._combine()
+            self._apart = self._rows > _APART * before
         return bad
 
     def __len__(self) -> int:
         return self._rows
 
-    def encoded(self, partition: int) -> tuple[list[bytes], list[State]]:
+    def encoded(self, partition: int, prefix: bytes) -> tuple[list[bytes], list[State]]:
         if len(self._frames) > 1:
             self._combine()
         if not self._frames:
             return [], []
-        return self._fold.encoded(self._frames[0].filter(pl.col(PARTITION) == partition))
+        return self._fold.encoded(self._frames[0].filter(pl.col(PARTITION) == partition), prefix)
 
     def drop(self, partition: int) -> None:
         self._keep([frame.filter(pl.col(PARTITION) != partition) for frame in self._frames])
 
     def clear(self) -> None:
+        self._apart = False
         self._keep([])
 
     def _combine(self) -> None:

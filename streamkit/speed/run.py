@@ -11,7 +11,7 @@ from contextlib import closing, suppress
 
 import msgspec
 
-from streamkit.changelog import unpack_mark
+from streamkit.changelog.state import unpack_mark
 from streamkit.checkpoint import MARK_KEY, position_range, source_of, task_prefix
 from streamkit.errors import BrokerUnreachable, Fenced, TopicMissing
 from streamkit.interval import Measured, Observation, Pacer

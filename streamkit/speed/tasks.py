@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from itertools import chain
 
 from streamkit.checkpoint import agent_key, task_prefix
@@ -18,7 +18,7 @@ from streamkit.topology import Topology
 _NUMBER = 8
 
 Changes = dict[TopicPartition, list[Change]]
-"""What a Checkpoint makes durable, by task."""
+"""What a Checkpoint makes durable, by task, under the keys that it has in a store."""
 
 
 REJECTED = ""
@@ -126,8 +126,20 @@ class Tasks:
 
     def wanted(self) -> dict[TopicPartition, int]:
         """The lowest offset of each partition that some View or Agent still wants."""
+        return self._lowest(
+            (TopicPartition(t.view.topic.name, p), t.position(p)) for t in self.views.values() for p in t.segments
+        )
+
+    def wanted_then(self) -> dict[TopicPartition, int]:
+        """As `wanted`, once what was prepared is durable: a BatchView may send a View on, or back."""
+        return self._lowest(
+            (TopicPartition(self.views[name].view.topic.name, p), segments.end)
+            for name, prepared in self._prepared.items()
+            for p, segments in prepared.segments.items()
+        )
+
+    def _lowest(self, views: Iterable[tuple[TopicPartition, int]]) -> dict[TopicPartition, int]:
         wanted = dict[TopicPartition, int]()
-        views = ((TopicPartition(t.view.topic.name, p), t.position(p)) for t in self.views.values() for p in t.segments)
         agents = ((source, offset) for (name, source), offset in self.offsets.items() if not name.startswith("@"))
         for source, offset in chain(views, agents):
             wanted[source] = min(wanted.get(source, offset), offset)
@@ -176,16 +188,28 @@ class Tasks:
     def prepare(self, due: Callable[[str], set[int]], batches: Mapping[str, BatchView]) -> Changes:
         """What makes all durable that was taken in; `due` are a View's partitions to be sealed."""
         self._casts = self.casts
-        changes: Changes = self.tables.prepare()
+        changes: Changes = {task: _within(task, changed) for task, changed in self.tables.prepare().items()}
         for name, view in self.views.items():
             self._prepared[name] = view.prepare(due(name), batches.get(name))
             for partition, changed in self._prepared[name].changes.items():
                 changes.setdefault(TopicPartition(view.view.topic.name, partition), []).extend(changed)
         for unit, offset in self.offsets.items():
             if self.saved[unit] != offset:
-                change = (agent_key(unit[0], unit[1].topic), offset.to_bytes(_NUMBER, "big"))
-                changes.setdefault(self.task_of(unit[1]), []).append(change)
+                task, change = (
+                    self.task_of(unit[1]),
+                    (agent_key(unit[0], unit[1].topic), offset.to_bytes(_NUMBER, "big")),
+                )
+                changes.setdefault(task, []).extend(_within(task, [change]))
         return changes
+
+    def grown(self) -> dict[TopicPartition, int]:
+        """Bytes of keys that are new, with what they have, in what was prepared; those of Tables are not told apart."""
+        grown: dict[TopicPartition, int] = {}
+        for name, prepared in self._prepared.items():
+            for partition, size in prepared.grown.items():
+                task = TopicPartition(self.views[name].view.topic.name, partition)
+                grown[task] = grown.get(task, 0) + size
+        return grown
 
     def done(self) -> None:
         """It is durable, and in the Store."""
@@ -193,3 +217,8 @@ class Tasks:
             self.views[name].done(prepared)
         self.tables.done()
         self.saved.update(self.offsets)
+
+
+def _within(task: TopicPartition, changes: Iterable[Change]) -> list[Change]:
+    prefix = task_prefix(task)
+    return [(prefix + key, value) for key, value in changes]

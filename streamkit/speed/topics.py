@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from streamkit.changelog import Changelogs
+from streamkit.changelog.changelogs import Changelogs
 from streamkit.control import KeptOn
 from streamkit.errors import TopicChanged, TopicMissing
 from streamkit.log.base import Log

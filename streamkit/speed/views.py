@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
+import numpy as np
 
 from streamkit.checkpoint import (
     Origin,
     Segments,
     Slot,
     garbage_key,
-    key_order,
     key_range,
     next_prefix,
     origin_key,
@@ -28,11 +28,12 @@ from streamkit.checkpoint import (
 from streamkit.control import BatchView, Sealed
 from streamkit.decode import Decoded, Rejected
 from streamkit.errors import DefinitionChanged, TopicChanged
-from streamkit.fold import FOLD_ROWS, Fold, State, States
+from streamkit.fold import FOLD_ROWS, MANY, Fold, State, States
 from streamkit.log.base import Change
 from streamkit.record import TopicPartition
 from streamkit.speed.pending import AsObjects, pending
 from streamkit.store.base import Store
+from streamkit.store.filter import Filter
 from streamkit.view import View
 
 Span = tuple[int, int]
@@ -41,17 +42,21 @@ _unpack_segments = msgspec.msgpack.Decoder(Segments).decode
 _unpack_origin = msgspec.msgpack.Decoder(Origin).decode
 _unpack_spans = msgspec.msgpack.Decoder(tuple[Span, ...]).decode
 
-_FEW = 1_000
-"""Slots that are looked up and written as they come; more in the order of their keys."""
+_KEYS_READ = 100_000
+"""Keys from which on a Segment is too large to read them all."""
 PURGED = 20_000
-"""States of released Segments that one Checkpoint deletes: each is a tombstone on the changelog."""
+"""States of released Segments that one Checkpoint deletes: each is a change."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What a Checkpoint is to make durable of one View, by partition, and what is so afterwards."""
+    """What a Checkpoint is to make durable of one View, by partition, and what is so afterwards.
+
+    `grown` are the bytes of keys that the Store does not have yet, with their states.
+    """
 
     changes: Mapping[int, list[Change]]
+    grown: Mapping[int, int]
     segments: Mapping[int, Segments]
     garbage: Mapping[int, tuple[Span, ...]]
 
@@ -76,6 +81,8 @@ class ViewTask:
         self.resets: dict[int, str] = {}
         """The Reset that each partition's state comes after."""
         self._read: dict[int, int] = {}
+        self._filters: dict[int, tuple[int, Filter | None]] = {}
+        """Of the open Segment, whose start comes first; None for a Segment that has too many keys to begin one."""
         self._waiting: list[Decoded] = []
         self._pending = pending(self.fold)
 
@@ -124,6 +131,7 @@ class ViewTask:
         for known in (self.segments, self._garbage, self._unsaved, self.resets, self._read):
             known.pop(partition, None)
         self._pending.drop(partition)
+        self._filters.pop(partition, None)
         self._discarded.discard(partition)
 
     def _check_origin(self, before: Origin | None) -> None:
@@ -196,6 +204,7 @@ class ViewTask:
         if batch is not None and (batch.fingerprint, batch.topic_id) != (self.view.fingerprint, self._topic_id):
             batch = None
         changes: dict[int, list[Change]] = {}
+        grown: dict[int, int] = {}
         segments: dict[int, Segments] = {}
         garbage: dict[int, tuple[Span, ...]] = {}
         for partition, before in self.segments.items():
@@ -206,16 +215,18 @@ class ViewTask:
             live = set(kept.all())
             released = tuple(span for span in after.all() if span not in live)
             changed = list(self._unsaved.get(partition, ()))
+            merged: list[Change] = []
             if before.start in {start for start, _ in live}:
-                changed += self._merged(partition, before.start)
+                merged, grown[partition] = self._merged(partition, before.start)
             left, purged = self._purge(partition, kept, released)
             changed += purged
             if kept != before:
                 changed.append(self._segments(kept))
             segments[partition], garbage[partition] = kept, left
-            if changed:
-                changes[partition] = changed
-        return Prepared(changes, segments, garbage)
+            if changed or merged:
+                at = self._at(partition)
+                changes[partition] = [*((at + key, value) for key, value in changed), *merged]
+        return Prepared(changes, grown, segments, garbage)
 
     def done(self, prepared: Prepared) -> None:
         """The changes are durable, and in the Store."""
@@ -225,33 +236,59 @@ class ViewTask:
         self._pending.clear()
         self._unsaved, self._discarded = {}, set()
 
-    def _merged(self, partition: int, segment: int) -> list[Change]:
-        """What was absorbed of a partition, merged into its open Segment."""
-        prefix = segment_prefix(self.view.name, segment)
+    def _merged(self, partition: int, segment: int) -> tuple[list[Change], int]:
+        """What was absorbed of a partition, merged into its open Segment, and the bytes of what is new in it."""
+        prefix = self._at(partition) + segment_prefix(self.view.name, segment)
         if isinstance(self._pending, AsObjects) and self.view.window.merges and partition not in self._discarded:
-            return self._merge_sessions(prefix, self._at(partition) + prefix, self._pending.states(partition))
-        slots, states = self._pending.encoded(partition)
-        if len(slots) > _FEW:
-            order = key_order(slots)
-            slots, states = [slots[i] for i in order], [states[i] for i in order]
-        keys, dumped = [prefix + slot for slot in slots], self.fold.dump_all(states)
+            return self._merge_sessions(prefix, self._pending.states(partition)), 0
+        keys, states = self._pending.encoded(partition, prefix)
+        dumped = self.fold.dump_all(states)
+        known = 0
         if partition not in self._discarded:
-            self._add_known(self._at(partition), keys, states, dumped)
-        return list(zip(keys, dumped, strict=True))
+            known = self._add_known(partition, segment, keys, states, dumped)
+        return list(zip(keys, dumped, strict=True)), sum(map(len, keys)) + sum(map(len, dumped)) - known
 
-    def _add_known(self, task: bytes, keys: list[bytes], states: list[State], dumped: list[bytes]) -> None:
-        """Merge into `dumped` what the Store has at `keys`."""
+    def _add_known(
+        self, partition: int, segment: int, keys: list[bytes], states: list[State], dumped: list[bytes]
+    ) -> int:
+        """Merge into `dumped` what the Store has at `keys`; returns the bytes of those keys and what they have now."""
         merge, load, dump = self.fold.merge, self.fold.load, self.fold.dump
-        for i, known in enumerate(self._store.get([task + key for key in keys])):
+        size = 0
+        asked = self._may_be_there(partition, segment, keys)
+        for i, known in zip(asked, self._store.get([keys[i] for i in asked]), strict=True):
             if known is not None:
                 dumped[i] = dump(merge(load(known), states[i]))
+                size += len(keys[i]) + len(dumped[i])
+        return size
 
-    def _merge_sessions(self, prefix: bytes, at: bytes, states: States) -> list[Change]:
-        """Sessions that a new one touches are replaced by one that spans them all; `at` is `prefix` in the Store."""
+    def _may_be_there(self, partition: int, segment: int, keys: list[bytes]) -> Sequence[int]:
+        """The numbers of the keys that the Store may have; to ask it for one that it has not takes a microsecond.
+
+        A Segment has a Filter from the first time on that many keys come at once, if it is small by then: after a
+        restart a large one has none, as to read all its keys would take longer than it saves before the next seal.
+        """
+        if self._filters.get(partition, (-1, None))[0] != segment:
+            if len(keys) <= MANY:
+                return range(len(keys))
+            self._filters[partition] = segment, self._filter_of(partition, segment)
+        filter_ = self._filters[partition][1]
+        return range(len(keys)) if filter_ is None else np.flatnonzero(filter_.add(keys)).tolist()
+
+    def _filter_of(self, partition: int, segment: int) -> Filter | None:
+        at = self._at(partition)
+        there = [at + key for key in itertools.islice(self._states(partition, segment), _KEYS_READ)]
+        if len(there) == _KEYS_READ:
+            return None
+        filter_ = Filter()
+        filter_.add(there)
+        return filter_
+
+    def _merge_sessions(self, prefix: bytes, states: States) -> list[Change]:
+        """Sessions that a new one touches are replaced by one that spans them all."""
         old: dict[Slot, State] = {}
         for key in {slot.key for slot in states}:
-            for found, dumped in self._store.scan(*key_range(at, key)):
-                old[slot_of(found[len(at) :])] = self.fold.load(dumped)
+            for found, dumped in self._store.scan(*key_range(prefix, key)):
+                old[slot_of(found[len(prefix) :])] = self.fold.load(dumped)
         new = self.fold.merge_slots([*old.items(), *states.items()])
         dump = self.fold.dump
         puts: list[Change] = [(prefix + slot_key(s), dump(new[s])) for s in new if old.get(s) != new[s]]

@@ -5,12 +5,13 @@ The life of a Checkpoint, each step durable before the next begins:
     1. settle   every agent has acknowledged all it was fed; its outputs, and the dead letters, are held in memory
     2. commit   one Kafka transaction: outputs, dead letters, all changes of state as changelog records, the offsets
     3. write    one Write to the store: the same changes, and how far on the changelogs they are
-    4. report   the seals are reported on the control topic
+    4. report   the seals are reported on the control topic, and changelogs cut where they were compacted
 
 A crash before 2 is over loses what was read since the Checkpoint before, and all that came of it: the transaction is
 aborted, the records come again. A crash between 2 and 3 leaves the store one Checkpoint behind its changelogs: it
 follows them before work goes on, here or elsewhere. A crash between 3 and 4 leaves a seal unreported: whoever has the
-task next finds the request without an answer and answers it.
+task next finds the request without an answer and answers it. A changelog that was not cut is longer than it need be,
+until it is compacted the next time.
 
 A zombie, a worker that was stopped for so long that its partitions were given to another and now goes on, is refused
 at step 2: its offsets are not taken from a member that is none (KIP-447). It raises Fenced, and begins again.
@@ -23,21 +24,16 @@ import logging
 import time
 from collections.abc import Collection, Iterable, Mapping
 
-from streamkit.changelog import Restoring, claim_format, store_write
-from streamkit.checkpoint import (
-    FORMAT_VERSION,
-    MARK_KEY,
-    Mark,
-    Position,
-    pack,
-)
+from streamkit.changelog.follower import Restoring
+from streamkit.changelog.state import claim_format
 from streamkit.control import BatchView, Message, Reset, Sealed, SealRequest
 from streamkit.errors import AgentStalled, OffsetOutOfRange, TopicMissing
-from streamkit.log.base import Change, Log, Member
+from streamkit.log.base import Log, Member
 from streamkit.log.control import ControlTopic
 from streamkit.record import Chunk, TopicPartition
 from streamkit.speed.assignment import Assignment
 from streamkit.speed.intake import Counters, Intake
+from streamkit.speed.journal import Entry, Journal
 from streamkit.speed.tasks import RETENTION, Tasks
 from streamkit.speed.topics import Topics
 from streamkit.store.base import Store
@@ -69,7 +65,7 @@ class Worker:
         self._seals: dict[str, tuple[SealRequest, set[int]]] = {}
         self._resets: dict[str, str] = {}
         self._batches: dict[str, BatchView] = {}
-        self._commit: tuple[dict[TopicPartition, list[Change]], dict[TopicPartition, Position]] | None = None
+        self._commit: tuple[Entry, Mapping[TopicPartition, int]] | None = None
         self._closing = False
         self._busy = 0.0
         self._seen_ends: dict[TopicPartition, int] = {}
@@ -84,6 +80,7 @@ class Worker:
         claim_format(self._store, f"the state of topology {self.topology.name!r}")
         self._topics = Topics(self.topology, self._log)
         self._changelogs = self._topics.changelogs
+        self._journal = Journal(self._changelogs, self._store, self.name)
         # First of all: it ends the transaction that this worker's last life may have left open.
         once = self.topology.guarantee == "exactly_once"
         self._committer = self._log.committer(f"{self.group}.{self.name}" if once else None)
@@ -192,26 +189,21 @@ class Worker:
         # After the reading and before the transaction: what was read of a topic made anew is never counted.
         self.check()
         self.changed = sum(map(len, changes.values()))
-        self.changed_bytes = sum(sum([len(k) + len(v or b"") for k, v in changed]) for changed in changes.values())
-        now = int(time.time() * 1000)
-        for i, task in enumerate(sorted(changes)):
-            measured = b"" if i else self.measured  # one of the tasks has it; 2 KB for each would be most of the Mark
-            changes[task].append((MARK_KEY, pack(Mark(FORMAT_VERSION, now, self.name, measured))))
-        of = self._changelogs.of
+        entry = self._journal.entry(changes, self._tasks.grown(), self.measured)
+        self.changed_bytes = entry.size
         ends = self._committer.commit(
-            {of(task): changed for task, changed in changes.items()},
-            {source: offset for source, offset in self._tasks.wanted().items() if source.topic in self._sources},
+            entry.records,
+            {source: offset for source, offset in self._tasks.wanted_then().items() if source.topic in self._sources},
             self._assignment.member,
         )
-        positions = {t: Position(self._changelogs.id(t.topic), ends[of(t)], True, now) for t in changes}
-        self._commit = (changes, positions)
+        self._commit = (entry, ends)
         self.counters.checkpoints += 1
 
     def write(self) -> None:
         """Step 3: one Write."""
         if self._commit is None:
             return
-        self._store.write(store_write(*self._commit))
+        self._journal.write(*self._commit)
         self._commit = None
         self._tasks.done()
         self._batches = {}
@@ -221,12 +213,13 @@ class Worker:
                 self._reader.seek(source, offset)
 
     def report(self) -> None:
-        """Step 4: tell of the seals."""
+        """Step 4: tell of the seals, and cut changelogs that were compacted."""
         for request, answered in self._seals.values():
             due = set(self._tasks.views[request.view].segments) - answered
             if due:
                 self._control.append(self._tasks.views[request.view].sealed(request.id, due))
                 answered |= due
+        self._journal.cut()
 
     def listen(self) -> None:
         """Hear what is new on the control topic; it is acted on at the next Checkpoint."""
@@ -256,7 +249,7 @@ class Worker:
         return {TopicPartition(t, p): end for t in topics for p, end in self._log.ends(t).items()}
 
     def restored(self) -> tuple[int, float]:
-        """Changelog records and seconds of the last time that tasks were restored."""
+        """Changes of state and seconds of the last time that tasks were restored."""
         return self._assignment.restored
 
     def take_busy(self) -> float:

@@ -28,7 +28,8 @@ from streamkit.batch.plan import make_plan
 from streamkit.batch.publish import discard_old, manifest, publish
 from streamkit.batch.run import Result, Run
 from streamkit.batch.tasks import Tasks
-from streamkit.changelog import Changelogs, Follower, existing
+from streamkit.changelog.changelogs import Changelogs, existing
+from streamkit.changelog.follower import Follower
 from streamkit.checkpoint import Slot, segment_prefix, states_range, task_prefix
 from streamkit.control import BatchView, File, JobResult, Proof, Reset, Sealed, SealRequest
 from streamkit.cut import Cut

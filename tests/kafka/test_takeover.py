@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from streamkit.changelog import position_of
+from streamkit.changelog.state import position_of
 from streamkit.checkpoint import changelog_topic
 from streamkit.record import TopicPartition
 from streamkit.speed.worker import group_of

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from streamkit.changelog import Changelogs
+from streamkit.changelog.changelogs import Changelogs
 from streamkit.checkpoint import changelog_topic
 from streamkit.control import KeptOn
 from streamkit.errors import (

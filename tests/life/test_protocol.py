@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import streamkit as sk
-from streamkit.changelog import position_of
+from streamkit.changelog.state import position_of
 from streamkit.checkpoint import changelog_topic
 from streamkit.control import KeptOn
 from streamkit.deadletter import REPLAY_AGENT
@@ -145,6 +145,22 @@ def test_a_segment_that_starts_where_one_did_before_has_nothing_of_it(
     assert exact(driver, driver.serving)
     there = next(segments for segments in driver.serving.segments(view).values() if segments.end)
     assert there.all() == ((6, 11), (11, 16)), "no Segment starts where one did before: this test tests nothing"
+
+
+def test_the_group_hears_where_a_batch_view_has_sent_a_view() -> None:
+    """Another worker, and who waits until all is read, go by the group's offsets."""
+    app = sk.Topology("ahead")
+    clicks = app.topic("clicks", value=Click, timestamp="at", key="user", partitions=1)
+    view = app.view("total", clicks, key="campaign", aggregates={"clicks": sk.Count()})
+    with Driver(app) as driver:
+        driver.send(clicks, *some(3))
+        driver.step()
+        driver.reset(view)
+        driver.batch(view, driver.end(view))
+        driver.publish(view)
+        driver.checkpoint()  # begins the View at 0, and sends it to 3: nothing is left to read
+        assert driver.worker.positions() == driver.log.group_offsets(driver.worker.group)
+        assert set(driver.worker.positions().values()) == {3}
 
 
 # -- takeovers --------------------------------------------------------------------------------------------------------

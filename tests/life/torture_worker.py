@@ -19,7 +19,7 @@ from typing import Any
 import confluent_kafka
 
 from streamkit import cli
-from streamkit.changelog import Follower
+from streamkit.changelog.follower import Follower
 from streamkit.log.control import ControlTopic
 from streamkit.log.kafka import sender
 from streamkit.speed.assignment import Assignment

@@ -18,7 +18,7 @@ from openapi_spec_validator import validate
 from pydantic import BaseModel
 
 import streamkit as sk
-from streamkit.changelog import Changelogs
+from streamkit.changelog.changelogs import Changelogs
 from streamkit.cli.serve import _listen
 from streamkit.control import Reset
 from streamkit.errors import BrokerUnreachable, StreamkitError

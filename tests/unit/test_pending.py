@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 import streamkit as sk
 from streamkit.decode import Decoder
-from streamkit.fold import Fold
+from streamkit.fold import MANY, Fold
 from streamkit.record import Record, RecordChunk
-from streamkit.speed import pending, views
+from streamkit.speed import pending
 from streamkit.speed.pending import AsObjects, InColumns
 from streamkit.testing.driver import Driver
 
@@ -67,14 +67,14 @@ def test_columns_hold_what_objects_hold(key: Any, window: Any, monkeypatch: pyte
                 held.drop(partition)
         assert len(columns) >= len(objects)
         for partition in range(3):
-            slots, states = columns.encoded(partition)
+            slots, states = columns.encoded(partition, b"")
             assert len(set(slots)) == len(slots)
-            right = dict(zip(*objects.encoded(partition), strict=True))
+            right = dict(zip(*objects.encoded(partition, b""), strict=True))
             assert dict(zip(slots, states, strict=True)) == right
             assert Fold(view).dump_all(states) == [Fold(view).dump(right[slot]) for slot in slots]
         columns.clear()
         assert len(columns) == 0
-        assert columns.encoded(0) == ([], [])
+        assert columns.encoded(0, b"") == ([], [])
 
     same()
 
@@ -88,7 +88,7 @@ def test_views_wait_in_columns_where_all_of_their_aggregates_can() -> None:
 
 def test_many_keys_are_merged_each_with_its_own() -> None:
     app, topic, view = make(key="number", aggregates={"n": sk.Count(), "sum": sk.Sum("at")})
-    keys = [n * 7919 % 10_007 for n in range(2 * views._FEW)]  # in no order, none twice
+    keys = [n * 7919 % 10_007 for n in range(2 * MANY)]  # in no order, none twice
     with Driver(app) as driver:
         for turn in (1, 2):
             driver.send(topic, *(Event(key * turn, key, str(key), None, None) for key in keys))

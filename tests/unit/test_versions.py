@@ -14,14 +14,16 @@ import pytest
 from openapi_spec_validator import validate
 
 import streamkit as sk
-from streamkit.changelog import Changelogs
-from streamkit.checkpoint import FORMAT_KEY, FORMAT_VERSION, MARK_KEY, changelog_topic, pack
+from streamkit.changelog import block
+from streamkit.changelog.changelogs import Changelogs
+from streamkit.checkpoint import BLOCK_KEY, FORMAT_KEY, FORMAT_VERSION, MARK_KEY, changelog_topic, pack, task_prefix
 from streamkit.cli.upgrade import _pair, _Wait
 from streamkit.control import Promoted
 from streamkit.errors import DefinitionChanged, DefinitionError, StateError, StateMissing
 from streamkit.folder import DataFolder
 from streamkit.log.control import ControlTopic
 from streamkit.log.memory import MemoryLog
+from streamkit.record import TopicPartition
 from streamkit.serving import http_models as models
 from streamkit.serving.connect import InForce
 from streamkit.serving.copies import Copies
@@ -390,17 +392,21 @@ def test_a_replica_of_another_format_is_refused_and_let_go(driver: Driver, tmp_p
         replica.catch_up()
 
 
-def test_a_changelog_of_another_format_is_refused_and_nothing_of_it_applied(driver: Driver) -> None:
+@pytest.mark.parametrize("readable", [False, True])
+def test_a_changelog_of_another_format_is_refused_and_nothing_of_it_applied(driver: Driver, readable: bool) -> None:
     spend = driver.topology.views["spend"]
     driver.follow()
     before = dict(driver._replica._entries)
     with closing(driver.log.writer()) as writer:
         name = changelog_topic("ads", "clicks")
-        writer.send(name, b"of tomorrow", key=b"\x03spend", partition=0)
+        [today] = block.pack([(task_prefix(TopicPartition("clicks", 0)) + b"\x03spend", b"of tomorrow")])
+        writer.send(name, today if readable else b"of tomorrow", key=BLOCK_KEY, partition=0)
         writer.send(name, pack([FORMAT_VERSION + 1, {"time": "tomorrow"}]), key=MARK_KEY, partition=0)
     said = (
         rf"changelog of clicks/0 was written in format {FORMAT_VERSION + 1}, .* reads {FORMAT_VERSION}.* reset TOPOLOGY"
     )
+    if not readable:
+        said = rf"clicks/0: the record at .* is no Block.* another version.* format {FORMAT_VERSION}.* reset TOPOLOGY"
     with pytest.raises(StateError, match=said):
         driver.follow()
     assert driver._replica._entries == before

@@ -99,7 +99,7 @@ class TransactionalCommitter:
         limits = {"transaction.timeout.ms": timeout, "message.timeout.ms": timeout}
         # All records are there at once, and wait for the coordinator as it is: to linger makes no larger batches.
         own = {"transactional.id": transactional_id, "linger.ms": 0}
-        self._sender = Sender(cluster, bulk=True, **own, **limits)
+        self._sender = Sender(cluster, **own, **limits)
         self._producer = self._sender.producer
         self._start()
 

@@ -51,10 +51,6 @@ _FUNCTIONS: dict[str, tuple[object, list[object]]] = {
     "rd_kafka_message_destroy": (None, [c_void_p]),
     "rd_kafka_consumer_close": (c_int, [c_void_p]),
     "rd_kafka_destroy": (None, [c_void_p]),
-    "rd_kafka_opaque": (c_void_p, [c_void_p]),
-    "rd_kafka_topic_new": (c_void_p, [c_void_p, c_char_p, c_void_p]),
-    "rd_kafka_topic_destroy": (None, [c_void_p]),
-    "rd_kafka_produce_batch": (c_int, [c_void_p, c_int32, c_int, c_void_p, c_int]),
 }  # fmt: skip
 
 
@@ -87,16 +83,3 @@ def library() -> ctypes.CDLL:
 def address(name: str) -> int:
     """Where a function is."""
     return ctypes.cast(getattr(library(), name), c_void_p).value or 0
-
-
-def client_of(client: object) -> int:
-    """The `rd_kafka_t` that an object of confluent-kafka's has: the first thing after the object's header.
-
-    That it is the one is known by its opaque, which confluent-kafka sets to the object. Raises Unusable where it is
-    not.
-    """
-    lib = library()
-    found: int | None = c_void_p.from_address(id(client) + object.__basicsize__).value
-    if found is None or lib.rd_kafka_opaque(found) != id(client):
-        raise Unusable(f"confluent-kafka {confluent_kafka.__version__} keeps its client elsewhere")
-    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -13,9 +13,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from streamkit.errors import LogError
 from streamkit.log import client
 from streamkit.log.base import Change
-from streamkit.log.kafka.bulk import Bulk
 from streamkit.log.kafka.cluster import Cluster
-from streamkit.log.kafka.librdkafka import Unusable
 from streamkit.record import Headers, TopicPartition
 
 logger = logging.getLogger(__name__)
@@ -26,9 +24,6 @@ CALL_SECONDS = 5.0
 """How long one call to librdkafka may take before it is called again: Ctrl-C gets through in between."""
 FAILED_BEFORE = (KafkaError._STATE, KafkaError._FATAL)
 """A record is refused because the transaction has failed already, or the producer has."""
-
-_MANY, _SLICE = 100, 20_000
-"""Records from which on bulk is quicker, and of one call: in between, reports of what is delivered make room."""
 
 
 class HeldRecord(NamedTuple):
@@ -46,7 +41,7 @@ class HeldRecord(NamedTuple):
 class Sender:
     """A producer that remembers the first record that failed, and where the last one of each changelog went."""
 
-    def __init__(self, cluster: Cluster, *, bulk: bool = False, **required: object) -> None:
+    def __init__(self, cluster: Cluster, **required: object) -> None:
         self.cluster = cluster
         self.failure: tuple[str, KafkaError] | None = None
         self.refused: KafkaError | None = None
@@ -56,12 +51,6 @@ class Sender:
         told = {"delivery.report.only.error": False, "linger.ms": 2}  # `flush` waits for what lingers
         settings = {**client.WRITER_REQUIRED, **told, **callbacks, **required}
         self.producer: Producer = cluster.client(Producer, client.WRITER, settings)
-        self._bulk: Bulk | None = None
-        if bulk:
-            try:
-                self._bulk = Bulk(self.producer)
-            except Unusable as unusable:
-                logger.info("changelog records are sent one by one: %s", unusable)
 
     def send(self, record: HeldRecord, on_delivery: Callable[[KafkaError | None, Message], None] | None = None) -> None:
         """Queue one record; blocks while the queue is full. Raises KafkaException where it can never be sent."""
@@ -91,25 +80,10 @@ class Sender:
         self.ends = {}
         for source, records in changes.items():
             topic, number = source
-            for key, value in self._send_bulk(source, records[:-1]):
+            for key, value in records[:-1]:
                 self.send(HeldRecord(topic, value, key, None, (), number))
             for key, value in records[-1:]:
                 self.send(HeldRecord(topic, value, key, None, (), number), partial(self._on_last, source))
-
-    def _send_bulk(self, source: TopicPartition, records: Sequence[Change]) -> Iterator[Change]:
-        """Queue what can be queued at once; what is left comes back, to be sent one by one.
-
-        The order stays: once the queue is full librdkafka takes nothing more of the same call, and what it did not take
-        is sent before the next call. (A record that is too large fails the transaction.)
-        """
-        bulk = self._bulk
-        if bulk is None or len(records) < _MANY:
-            yield from records
-            return
-        for begin in range(0, len(records), _SLICE):
-            slice_ = records[begin : begin + _SLICE]
-            self.producer.poll(0)
-            yield from [slice_[i] for i in bulk.send(*source, slice_)]
 
     def flush(self) -> None:
         """Until every record is on the log, or has failed. Raises KafkaException where the producer is done for.

@@ -1,0 +1,110 @@
+"""Checkpoints as they are written: a task's changes as Blocks on its changelog, then as one Write to the store."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import msgspec
+
+from streamkit.changelog import block
+from streamkit.changelog.changelogs import Changelogs
+from streamkit.changelog.compaction import Compaction
+from streamkit.changelog.state import compaction_of, position_of, store_write
+from streamkit.checkpoint import (
+    BLOCK_KEY,
+    COMPACTION_KEY,
+    FIRST_KEY,
+    FORMAT_VERSION,
+    MARK_KEY,
+    Mark,
+    Position,
+    pack,
+    task_prefix,
+    task_range,
+)
+from streamkit.errors import LogError
+from streamkit.log.base import Change
+from streamkit.record import TopicPartition
+from streamkit.store.base import Store
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One Checkpoint: changes by task, records by changelog, and from where on those have it all from then on."""
+
+    time: int
+    changes: Mapping[TopicPartition, list[Change]]
+    records: Mapping[TopicPartition, list[Change]]
+    starts: Mapping[TopicPartition, int]
+    size: int
+
+
+class Journal:
+    """The changelogs and the store of a worker's tasks, which hold Checkpoint after Checkpoint in this order.
+
+    The copies in the store are whole: the Follower has made them, and since then only this has changed them.
+    """
+
+    def __init__(self, changelogs: Changelogs, store: Store, worker: str) -> None:
+        self._changelogs, self._store, self._worker = changelogs, store, worker
+        self._cuts: dict[TopicPartition, int] = {}
+
+    def entry(
+        self, changes: Mapping[TopicPartition, list[Change]], grown: Mapping[TopicPartition, int], measured: bytes
+    ) -> Entry:
+        """Changes of tasks as they will be written; `grown` are the bytes among them that belong to new keys."""
+        now = int(time.time() * 1000)
+        written: dict[TopicPartition, list[Change]] = {}
+        records: dict[TopicPartition, list[Change]] = {}
+        starts: dict[TopicPartition, int] = {}
+        total = 0
+        for i, task in enumerate(sorted(changes)):
+            blocks = block.pack(changes[task])
+            size = sum(map(len, blocks))
+            before = compaction_of(self._store, task) or Compaction()
+            end = self._position(task).offset
+            after, copies = before.advance(end, size, grown.get(task, 0), partial(self._entries, task))
+            if after.start != before.start:
+                starts[task] = after.start
+            compaction = (task_prefix(task) + COMPACTION_KEY, pack(after))
+            # One of the tasks has what was measured; its 2 KB for each would be most of the Mark.
+            mark = pack(Mark(FORMAT_VERSION, now, self._worker, b"" if i else measured))
+            packed = [*block.pack(copies), *blocks, *block.pack([compaction])]
+            records[self._changelogs.of(task)] = [*((BLOCK_KEY, one) for one in packed), (MARK_KEY, mark)]
+            written[task] = [*changes[task], compaction, (task_prefix(task) + MARK_KEY, mark)]
+            total += size
+        return Entry(now, written, records, starts, total)
+
+    def write(self, entry: Entry, ends: Mapping[TopicPartition, int]) -> None:
+        """To the store, once it is on the changelogs; `ends` are theirs."""
+        positions = {}
+        for task in entry.changes:
+            end = ends[self._changelogs.of(task)]
+            positions[task] = msgspec.structs.replace(self._position(task), offset=end, time=entry.time)
+        self._store.write(store_write(entry.changes, positions))
+        self._cuts.update(entry.starts)
+
+    def cut(self) -> None:
+        """Delete what of the changelogs was compacted. Nothing depends on it: what fails is done the next time."""
+        for task, start in list(self._cuts.items()):
+            try:
+                self._changelogs.cut(task, start)
+            except LogError as error:
+                logger.info("%s: its changelog cannot be cut at offset %d for now: %s", task, start, error)
+            else:
+                del self._cuts[task]
+
+    def _position(self, task: TopicPartition) -> Position:
+        position = position_of(self._store, task)
+        assert position is not None
+        return position
+
+    def _entries(self, task: TopicPartition, key: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """A task's state from a key on."""
+        return self._store.scan(max(key, task_prefix(task) + FIRST_KEY), task_range(task)[1])

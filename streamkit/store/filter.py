@@ -1,0 +1,70 @@
+"""Which keys a store may have: a Bloom filter, asked for many keys at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+
+from streamkit.record import Array
+
+_PROBES = 4
+_BITS_EACH = 12
+"""Bits for a key: one in 300 keys that were never added is taken for one that was."""
+_LEAST = 1 << 16
+
+
+class Filter:
+    """A set of keys that may say yes for one that was never added, and never no for one that was.
+
+    It grows: where a filter is full another one, twice as large, is put beside it (Almeida, Baquero, Preguica and
+    Hutchison, "Scalable Bloom filters", 2007). Where a key's bits are is told by two hashes (Kirsch and Mitzenmacher,
+    "Less hashing, same performance", 2006).
+
+    >>> filter = Filter()
+    >>> filter.add([b"a", b"b"]).tolist(), filter.add([b"b", b"c"]).tolist()
+    ([False, False], [True, False])
+    """
+
+    def __init__(self) -> None:
+        self._parts = [_Part(_LEAST)]
+
+    def add(self, keys: Sequence[bytes]) -> Array:
+        """Add keys; returns for each whether it may have been there before (bool)."""
+        hashes = pl.Series(keys, dtype=pl.Binary).hash().to_numpy()
+        known = np.zeros(len(keys), np.bool_)
+        for part in self._parts:
+            known |= part.has(hashes)
+        fresh = hashes[~known]
+        if self._parts[-1].room < len(fresh):
+            self._parts.append(_Part(max(2 * self._parts[-1].size, len(fresh))))
+        self._parts[-1].add(fresh)
+        return known
+
+
+class _Part:
+    """Bits for about `size` keys, by their hashes (uint64)."""
+
+    def __init__(self, size: int) -> None:
+        self.size = self.room = size
+        bits = 1 << (_BITS_EACH * size - 1).bit_length()
+        self._mask = np.uint64(bits - 1)
+        self._words = np.zeros(bits // 64, np.uint64)
+
+    def has(self, hashes: Array) -> Array:
+        found = np.ones(len(hashes), np.bool_)
+        for words, bits in self._places(hashes):
+            found &= self._words[words] & bits != 0
+        return found
+
+    def add(self, hashes: Array) -> None:
+        self.room -= len(hashes)
+        for words, bits in self._places(hashes):
+            np.bitwise_or.at(self._words, words, bits)
+
+    def _places(self, hashes: Array) -> list[tuple[Array, Array]]:
+        """Words, and the bit of each, for every probe."""
+        second = hashes >> np.uint64(32) | np.uint64(1)
+        at = [(hashes + np.uint64(probe) * second) & self._mask for probe in range(_PROBES)]
+        return [((bit >> np.uint64(6)).astype(np.intp), np.uint64(1) << (bit & np.uint64(63))) for bit in at]
