@@ -91,14 +91,18 @@ class Journal:
         self._cuts.update(entry.starts)
 
     def cut(self) -> None:
-        """Delete what of the changelogs was compacted. Nothing depends on it: what fails is done the next time."""
-        for task, start in list(self._cuts.items()):
+        """Delete what of the changelogs was compacted. Nothing depends on it: the next time it is more."""
+        cuts, self._cuts = self._cuts, {}
+        for task, start in cuts.items():
             try:
                 self._changelogs.cut(task, start)
             except LogError as error:
-                logger.info("%s: its changelog cannot be cut at offset %d for now: %s", task, start, error)
-            else:
-                del self._cuts[task]
+                logger.warning(
+                    "changelog %s was compacted and stays as long as it is: %s. Where records of it may never be "
+                    "deleted (a right that the worker's user needs), it grows for ever",
+                    self._changelogs.of(task),
+                    error,
+                )
 
     def _position(self, task: TopicPartition) -> Position:
         position = position_of(self._store, task)

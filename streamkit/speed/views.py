@@ -121,6 +121,7 @@ class ViewTask:
         self._discarded.add(partition)
         self._garbage[partition] = ()
         self._pending.drop(partition)
+        self._filters.pop(partition, None)
         self._waiting = [waiting for waiting in self._waiting if waiting.source.partition != partition]
         self._read[partition] = first
         nothing: list[Change] = [(garbage_key(self.view.name), None)]

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from streamkit import fold
 from streamkit.changelog import block, compaction, follower
 from streamkit.errors import CutMismatch, StateMissing
 from streamkit.serving.merge import Serving
@@ -41,20 +42,23 @@ class Life(RuleBasedStateMachine):
         standbys=st.integers(0, 1),
         purged=st.sampled_from([2, views.PURGED]),
         restored=st.sampled_from([3, follower.RESTORE_RECORDS]),
-        compacted=st.booleans(),
+        many=st.booleans(),
     )
-    def begin(self, standbys: int, purged: int, restored: int, compacted: bool) -> None:
+    def begin(self, standbys: int, purged: int, restored: int, many: bool) -> None:
         self.patches = ExitStack()
         patch = self.patches.enter_context(pytest.MonkeyPatch.context())
         # A few records must do for what takes millions otherwise: more than one step, or one Checkpoint, can do.
         patch.setattr(views, "PURGED", purged)
         patch.setattr(assignment, "RESTORE_RECORDS", restored)
         patch.setattr(assignment, "_SHORT", restored)
-        if compacted:
+        if many:
             patch.setattr(block, "BLOCK_BYTES", 64)
             patch.setattr(compaction, "LEAST", 300)
             patch.setattr(compaction, "TIMES", 1)
             patch.setattr(compaction, "PIECE", 100)
+            # What is done for many keys is done for two.
+            patch.setattr(fold, "MANY", 1)
+            patch.setattr(views, "MANY", 1)
         patch.setattr(assignment, "_PLACE_SECONDS", 0.0)
         self.app = topology(standbys=standbys)
         self.topic = self.app.topics["clicks"]

@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 
 import streamkit as sk
+from streamkit.changelog import compaction
 from streamkit.changelog.state import position_of
 from streamkit.checkpoint import changelog_topic
 from streamkit.control import KeptOn
 from streamkit.deadletter import REPLAY_AGENT
-from streamkit.errors import TopicChanged
+from streamkit.errors import LogError, TopicChanged
 from streamkit.interval import Pace, Pacer
 from streamkit.log.control import ControlTopic
 from streamkit.log.memory import MemoryLog
@@ -161,6 +162,25 @@ def test_the_group_hears_where_a_batch_view_has_sent_a_view() -> None:
         driver.checkpoint()  # begins the View at 0, and sends it to 3: nothing is left to read
         assert driver.worker.positions() == driver.log.group_offsets(driver.worker.group)
         assert set(driver.worker.positions().values()) == {3}
+
+
+def test_a_changelog_that_may_not_be_cut_is_told_of_and_harms_nobody(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(topic: str, _: object) -> None:
+        raise LogError(f"{topic}: TOPIC_AUTHORIZATION_FAILED")
+
+    monkeypatch.setattr(compaction, "LEAST", 100)
+    monkeypatch.setattr(driver.log, "delete_records", refuse)
+    for _ in range(20):
+        send(driver, *some(5))
+        driver.catch_up()
+    assert "streamkit.life.changelog.clicks" in caplog.text
+    assert "TOPIC_AUTHORIZATION_FAILED" in caplog.text
+    assert set(driver.log.starts(changelog_topic("life", "clicks")).values()) == {0}
+    driver.lose_disk()
+    driver.catch_up()
+    assert exact(driver, driver.serving)
 
 
 # -- takeovers --------------------------------------------------------------------------------------------------------

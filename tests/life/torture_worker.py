@@ -19,6 +19,8 @@ from typing import Any
 import confluent_kafka
 
 from streamkit import cli
+from streamkit.changelog import compaction
+from streamkit.changelog.changelogs import Changelogs
 from streamkit.changelog.follower import Follower
 from streamkit.log.control import ControlTopic
 from streamkit.log.kafka import sender
@@ -54,6 +56,7 @@ POINTS: dict[str, tuple[type, str]] = {
     "group.assigned": (Assignment, "assigned"),
     "group.revoked": (Assignment, "revoked"),
     "changelog.apply": (Follower, "_apply"),
+    "changelog.cut": (Changelogs, "cut"),
     "committer.start": (Producer, "init_transactions"),
     "committer.begin": (Producer, "begin_transaction"),
     "committer.flush": (sender.Sender, "flush"),
@@ -94,6 +97,8 @@ def main() -> None:
     # By the name that the sender finds it at; were it to find another, points of transactions would never be passed.
     assert vars(sender)["Producer"] is confluent_kafka.Producer
     vars(sender)["Producer"] = Producer
+    # So that changelogs are cut every few seconds, not days.
+    compaction.LEAST, compaction.PIECE = 20_000, 2_000
     told = os.environ.pop("TORTURE", "")
     if told:
         action, when, point, number = told.split()
