@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,10 @@ from streamkit.log.base import Change, Log, Reader
 from streamkit.record import Chunk, TopicPartition
 from streamkit.store.base import Store, Write
 
+logger = logging.getLogger(__name__)
+
+STUCK_SECONDS = 45.0
+"""A transaction that is open for so long, three times its timeout, is one that its coordinator has forgotten."""
 RESTORE_RECORDS = 500
 """Records applied by one write while a copy is restored: Blocks of some thousand changes, or of a few."""
 
@@ -31,6 +36,8 @@ class _Copy:
     began: int
     committed: bool
     changes: int = 0
+    moved: float | None = field(default_factory=time.monotonic)
+    """When the position was another one last; None once it was told that it stays."""
     waiting: dict[bytes, bytes | None] = field(default_factory=dict)
 
 
@@ -134,7 +141,22 @@ class Follower:
             came.setdefault(task, []).extend(_records(task, chunk))
         for task, copy in self._copies.items():
             self._take(task, copy, came.get(task, []), positions[self._changelogs.of(task)])
+            self._tell_if_stuck(task, copy)
         return sum(len(record.changes) for records in came.values() for record in records)
+
+    def _tell_if_stuck(self, task: TopicPartition, copy: _Copy) -> None:
+        """Kafka may lose a transaction's end (KIP-664): seen where a broker was killed while it wrote the markers."""
+        if copy.position.whole or copy.moved is None or time.monotonic() - copy.moved < STUCK_SECONDS:
+            return
+        copy.moved = None
+        changelog, offset = self._changelogs.of(task), copy.position.offset
+        logger.warning(
+            "the changelog of %s is to be restored to offset %d, and for %.0f s nothing that is committed has come "
+            "after offset %d: a transaction is open there. The broker ends one when its worker is gone for 15 s; where "
+            "it has forgotten it, somebody must: `kafka-transactions.sh --bootstrap-server BROKER abort --topic %s "
+            "--partition %d --start-offset %d`",
+            task, copy.target, STUCK_SECONDS, offset, changelog.topic, changelog.partition, offset,
+        )  # fmt: skip
 
     def _begin_cut_off(self) -> bool:
         """Follow anew what a worker has cut off before this has read it; False where there is nothing of the kind."""
@@ -192,6 +214,8 @@ class Follower:
         marked = copy.position.time if mark is None else unpack_mark(mark, task).time
         position = msgspec.structs.replace(copy.position, offset=offset, whole=whole, time=marked)
         self._store.write(store_write({task: list(changes.items())}, {task: position}))
+        if offset != copy.position.offset:
+            copy.moved = time.monotonic()
         copy.position = position
 
 

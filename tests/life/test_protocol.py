@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import streamkit as sk
-from streamkit.changelog import compaction
+from streamkit.changelog import compaction, follower
 from streamkit.changelog.state import position_of
 from streamkit.checkpoint import changelog_topic
 from streamkit.control import KeptOn
@@ -239,7 +239,9 @@ class OpenTransaction(MemoryLog):
             self.gap(topic, number)
 
 
-def test_a_task_is_opened_when_no_transaction_is_open_on_its_changelog() -> None:
+def test_a_task_is_opened_when_no_transaction_is_open_on_its_changelog(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     app, log = topology(), OpenTransaction()
     for topic in app.topics.values():
         log.create(topic.name, partitions=topic.partitions)
@@ -248,6 +250,12 @@ def test_a_task_is_opened_when_no_transaction_is_open_on_its_changelog() -> None
             worker.hear()
             assert not worker.tasks(), "what the worker before may yet commit is counted twice"
         assert worker.restoring() is not None
+        assert not caplog.records
+        monkeypatch.setattr(follower, "STUCK_SECONDS", 0.0)
+        for _ in range(3):
+            worker.hear()
+        assert len(caplog.records) == 3, "once for each partition"
+        assert "abort --topic streamkit.life.changelog.clicks --partition 2 --start-offset 0" in caplog.text
         log.abort(changelog_topic("life", "clicks"))
         worker.hear()
         assert len(worker.tasks()) == 3
