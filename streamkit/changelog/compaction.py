@@ -22,7 +22,7 @@ import msgspec
 from streamkit.log.base import Change
 
 LEAST = 32 << 20
-"""Bytes of a changelog that are never worth copying: a copy of the state is made of them in half a second."""
+"""Bytes of a changelog that are never worth copying: a copy of the state is made of them in a second."""
 TIMES = 4
 """A changelog becomes this many times as large as the state before it is compacted."""
 PIECE = 64 << 10

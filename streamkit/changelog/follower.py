@@ -12,7 +12,7 @@ import msgspec
 
 from streamkit.changelog.block import unpack
 from streamkit.changelog.changelogs import Changelogs
-from streamkit.changelog.state import compaction_of, position_of, store_write, unpack_mark
+from streamkit.changelog.state import compaction_of, position_of, store_write, unpack_mark, within
 from streamkit.checkpoint import FORMAT_VERSION, MARK_KEY, Position, pack, position_key, task_prefix, task_range
 from streamkit.errors import OffsetOutOfRange, StateError
 from streamkit.log.base import Change, Log, Reader
@@ -43,8 +43,10 @@ class _Copy:
 
 @dataclass(frozen=True, slots=True)
 class Restoring:
-    """How far copies are: changelog offsets done of `total`, the changes on them, and seconds left at the rate so far
-    (None: unknown)."""
+    """How far copies are: changelog offsets done of `total`, and the changes on them.
+
+    `left` are the seconds that the rest takes at the rate so far; None where that is unknown.
+    """
 
     tasks: int
     done: int
@@ -231,7 +233,7 @@ def _records(task: TopicPartition, chunk: Chunk) -> Iterator[_Record]:
     """Raises StateError for what is neither a Block nor a Mark."""
     for offset, key, value in zip(chunk.offsets, chunk.keys, chunk.values, strict=True):
         if key == MARK_KEY:
-            yield _Record(offset, [(task_prefix(task) + key, value)], True)
+            yield _Record(offset, within(task, [(key, value)]), True)
             continue
         try:
             yield _Record(offset, unpack(value or b""), False)

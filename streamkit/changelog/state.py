@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import msgspec
@@ -73,6 +73,12 @@ def store_write(
         puts += [change for change in changed if change[1] is not None] if gone else changed
         deletes += gone
     return Write(puts=cast("list[tuple[bytes, bytes]]", puts), deletes=deletes)
+
+
+def within(task: TopicPartition, changes: Iterable[Change]) -> list[Change]:
+    """Changes of a task by the keys that they have in a store and on a changelog."""
+    prefix = task_prefix(task)
+    return [(prefix + key, value) for key, value in changes]
 
 
 def position_of(store: Store | StoreReader, task: TopicPartition) -> Position | None:

@@ -64,7 +64,7 @@ COORDINATOR = frozenset({"COORDINATOR_LOAD_IN_PROGRESS", "COORDINATOR_NOT_AVAILA
 MOVING = COORDINATOR | {
     "NOT_LEADER_FOR_PARTITION", "LEADER_NOT_AVAILABLE", "NOT_CONTROLLER", "UNKNOWN_LEADER_EPOCH", "FENCED_LEADER_EPOCH",
     "OFFSET_NOT_AVAILABLE", NO_LEADERS,
-    # librdkafka has found, while it waited for an answer, that the broker has another name or number now.
+    # librdkafka has given up the broker that was asked, while it waited for the answer: seen after a restart.
     "_DESTROY_BROKER",
 }  # fmt: skip
 """Answered while a partition's, the controller's or a coordinator's leadership is on its way to another broker."""

@@ -116,9 +116,13 @@ class Assignment:
             self._place_standbys()
 
     def _follow(self) -> None:
+        """Once, or, where other tasks are worked on, for as long as they may wait."""
         left = _SHORT
-        while (read := self._follower.step(max_records=RESTORE_RECORDS)) and self._open and (left := left - read) > 0:
-            pass
+        while left > 0:
+            read = self._follower.step(max_records=RESTORE_RECORDS)
+            if not read or not self._open:
+                return
+            left -= read
 
     def tasks(self) -> frozenset[TopicPartition]:
         """Those that are worked on."""

@@ -13,7 +13,7 @@ import msgspec
 from streamkit.changelog import block
 from streamkit.changelog.changelogs import Changelogs
 from streamkit.changelog.compaction import Compaction
-from streamkit.changelog.state import compaction_of, position_of, store_write
+from streamkit.changelog.state import compaction_of, position_of, store_write, within
 from streamkit.checkpoint import (
     BLOCK_KEY,
     COMPACTION_KEY,
@@ -36,10 +36,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One Checkpoint: changes by task, records by changelog, and from where on those have it all from then on."""
+    """One Checkpoint: changes by task, and the Positions of their copies before it; records by changelog.
+
+    `starts` are from where on changelogs have it all from now on, where that is another offset than before; `size` are
+    the bytes of the changes.
+    """
 
     time: int
     changes: Mapping[TopicPartition, list[Change]]
+    positions: Mapping[TopicPartition, Position]
     records: Mapping[TopicPartition, list[Change]]
     starts: Mapping[TopicPartition, int]
     size: int
@@ -62,31 +67,32 @@ class Journal:
         now = int(time.time() * 1000)
         written: dict[TopicPartition, list[Change]] = {}
         records: dict[TopicPartition, list[Change]] = {}
+        positions = {task: self._position(task) for task in changes}
         starts: dict[TopicPartition, int] = {}
         total = 0
         for i, task in enumerate(sorted(changes)):
             blocks = block.pack(changes[task])
             size = sum(map(len, blocks))
             before = compaction_of(self._store, task) or Compaction()
-            end = self._position(task).offset
+            end = positions[task].offset
             after, copies = before.advance(end, size, grown.get(task, 0), partial(self._entries, task))
             if after.start != before.start:
                 starts[task] = after.start
-            compaction = (task_prefix(task) + COMPACTION_KEY, pack(after))
             # One of the tasks has what was measured; its 2 KB for each would be most of the Mark.
             mark = pack(Mark(FORMAT_VERSION, now, self._worker, b"" if i else measured))
+            compaction, marked = within(task, [(COMPACTION_KEY, pack(after)), (MARK_KEY, mark)])
             packed = [*block.pack(copies), *blocks, *block.pack([compaction])]
             records[self._changelogs.of(task)] = [*((BLOCK_KEY, one) for one in packed), (MARK_KEY, mark)]
-            written[task] = [*changes[task], compaction, (task_prefix(task) + MARK_KEY, mark)]
+            written[task] = [*changes[task], compaction, marked]
             total += size
-        return Entry(now, written, records, starts, total)
+        return Entry(now, written, positions, records, starts, total)
 
     def write(self, entry: Entry, ends: Mapping[TopicPartition, int]) -> None:
         """To the store, once it is on the changelogs; `ends` are theirs."""
         positions = {}
-        for task in entry.changes:
+        for task, before in entry.positions.items():
             end = ends[self._changelogs.of(task)]
-            positions[task] = msgspec.structs.replace(self._position(task), offset=end, time=entry.time)
+            positions[task] = msgspec.structs.replace(before, offset=end, time=entry.time)
         self._store.write(store_write(entry.changes, positions))
         self._cuts.update(entry.starts)
 

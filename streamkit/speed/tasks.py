@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from itertools import chain
 
+from streamkit.changelog.state import within
 from streamkit.checkpoint import agent_key, task_prefix
 from streamkit.control import BatchView
 from streamkit.errors import OffsetOutOfRange, TopicMissing
@@ -188,18 +189,15 @@ class Tasks:
     def prepare(self, due: Callable[[str], set[int]], batches: Mapping[str, BatchView]) -> Changes:
         """What makes all durable that was taken in; `due` are a View's partitions to be sealed."""
         self._casts = self.casts
-        changes: Changes = {task: _within(task, changed) for task, changed in self.tables.prepare().items()}
+        changes: Changes = {task: within(task, changed) for task, changed in self.tables.prepare().items()}
         for name, view in self.views.items():
             self._prepared[name] = view.prepare(due(name), batches.get(name))
             for partition, changed in self._prepared[name].changes.items():
                 changes.setdefault(TopicPartition(view.view.topic.name, partition), []).extend(changed)
         for unit, offset in self.offsets.items():
             if self.saved[unit] != offset:
-                task, change = (
-                    self.task_of(unit[1]),
-                    (agent_key(unit[0], unit[1].topic), offset.to_bytes(_NUMBER, "big")),
-                )
-                changes.setdefault(task, []).extend(_within(task, [change]))
+                task, key = self.task_of(unit[1]), agent_key(unit[0], unit[1].topic)
+                changes.setdefault(task, []).extend(within(task, [(key, offset.to_bytes(_NUMBER, "big"))]))
         return changes
 
     def grown(self) -> dict[TopicPartition, int]:
@@ -217,8 +215,3 @@ class Tasks:
             self.views[name].done(prepared)
         self.tables.done()
         self.saved.update(self.offsets)
-
-
-def _within(task: TopicPartition, changes: Iterable[Change]) -> list[Change]:
-    prefix = task_prefix(task)
-    return [(prefix + key, value) for key, value in changes]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
+from streamkit.changelog.state import within
 from streamkit.checkpoint import (
     Origin,
     Segments,
@@ -150,8 +151,11 @@ class ViewTask:
                 f"Discard the state: `streamkit reset TOPOLOGY`"
             )
 
+    def _task(self, partition: int) -> TopicPartition:
+        return TopicPartition(self.view.topic.name, partition)
+
     def _at(self, partition: int) -> bytes:
-        return task_prefix(TopicPartition(self.view.topic.name, partition))
+        return task_prefix(self._task(partition))
 
     def _origin(self, reset: str) -> Change:
         origin = Origin(self.view.fingerprint, self.view.topic.name, self._topic_id, reset)
@@ -225,8 +229,7 @@ class ViewTask:
                 changed.append(self._segments(kept))
             segments[partition], garbage[partition] = kept, left
             if changed or merged:
-                at = self._at(partition)
-                changes[partition] = [*((at + key, value) for key, value in changed), *merged]
+                changes[partition] = [*within(self._task(partition), changed), *merged]
         return Prepared(changes, grown, segments, garbage)
 
     def done(self, prepared: Prepared) -> None:
@@ -276,8 +279,8 @@ class ViewTask:
         return range(len(keys)) if filter_ is None else np.flatnonzero(filter_.add(keys)).tolist()
 
     def _filter_of(self, partition: int, segment: int) -> Filter | None:
-        at = self._at(partition)
-        there = [at + key for key in itertools.islice(self._states(partition, segment), _KEYS_READ)]
+        start = self._at(partition) + segment_prefix(self.view.name, segment)
+        there = [at for at, _ in itertools.islice(self._store.scan(start, next_prefix(start)), _KEYS_READ)]
         if len(there) == _KEYS_READ:
             return None
         filter_ = Filter()

@@ -11,7 +11,8 @@ from streamkit.record import Array
 
 _PROBES = 4
 _BITS_EACH = 12
-"""Bits for a key: one in 300 keys that were never added is taken for one that was."""
+"""Bits for a key at least (a power of two in all): of 150 keys that were never added a full part takes at most one for
+one that was."""
 _LEAST = 1 << 16
 
 

@@ -30,7 +30,7 @@ def failing(*codes: int) -> Callable[[], str]:
     return request
 
 
-def test_it_asks_again_while_a_broker_gets_another_name(cluster: Cluster) -> None:
+def test_it_asks_again_where_the_client_has_given_up_the_broker_that_was_asked(cluster: Cluster) -> None:
     # While it waited for the answer; seen after a restart of the only broker.
     assert cluster.ask("topic", failing(KafkaError._DESTROY_BROKER, KafkaError.NOT_CONTROLLER)) == "answer"
 
