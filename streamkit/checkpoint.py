@@ -34,7 +34,7 @@ import msgspec
 import numpy as np
 
 from streamkit.errors import CutMismatch
-from streamkit.record import TopicPartition
+from streamkit.record import Array, TopicPartition
 
 FORMAT_VERSION = 3
 FORMAT_KEY = b"\x00format"
@@ -243,17 +243,22 @@ def slot_key(slot: Slot) -> bytes:
     return _encode(slot.key) + struct.pack(">QQ", slot.start + _BIAS, slot.end + _BIAS)
 
 
-def slot_keys(prefix: bytes, keys: Iterable[tuple[Any, ...]], starts: Any, ends: Any) -> list[bytes]:
+def slot_keys(prefix: bytes, keys: Iterable[tuple[Any, ...]], starts: Array, ends: Array) -> list[bytes]:
     """`slot_key` of many Slots behind a prefix; `starts` and `ends` are numpy's, int64.
 
     >>> slot_keys(b"at", [("c1",), ("c2",)], np.array([0, -5]), np.array([10, 5])) == [
     ...     b"at" + slot_key(Slot(("c1",), 0, 10)), b"at" + slot_key(Slot(("c2",), -5, 5))]
     True
     """
-    windows = np.empty((len(starts), 2), ">u8")
-    windows[:, 0], windows[:, 1] = starts.view(np.uint64) ^ _SIGN, ends.view(np.uint64) ^ _SIGN
-    each = windows.view("V16").ravel().tolist()
+    each = windows(starts, ends).view("V16").ravel().tolist()
     return list(map(b"".join, zip(repeat(prefix), map(_encode, keys), each)))
+
+
+def windows(starts: Array, ends: Array) -> Array:
+    """What the keys of Slots with these windows (int64) end with: a row of 16 bytes each (uint8)."""
+    rows = np.empty((len(starts), 2), ">u8")
+    rows[:, 0], rows[:, 1] = starts.view(np.uint64) ^ _SIGN, ends.view(np.uint64) ^ _SIGN
+    return rows.view(np.uint8)
 
 
 def slot_of(key: bytes) -> Slot:

@@ -10,8 +10,10 @@ import numpy as np
 import polars as pl
 
 from streamkit.aggregate import OFFSET, PARTITION, TIME, Aggregate
-from streamkit.checkpoint import Slot, slot_keys
+from streamkit.checkpoint import Slot, slot_keys, windows
 from streamkit.decode import Decoded, DecodedObjects, Rejected, numbers, objects_frame
+from streamkit.native.loader import loader
+from streamkit.packed import Packed, can_pack, pack_rows
 from streamkit.view import View
 from streamkit.window import END, START
 
@@ -51,6 +53,8 @@ class Fold:
         self._combined = [e.alias(f"__{i}") for i, e in enumerate(combined) if e is not None]
         self.in_columns = len(self._combined) == len(kinds)
         """Can `combine` merge what `groups` makes?"""
+        dumped = [a.dumped(pl.col(f"__{i}")) for i, a in enumerate(self._aggregates)]
+        self._dumped = [e for e in dumped if e is not None]
 
     def states(self, batches: Sequence[Decoded]) -> tuple[dict[int, States], list[Rejected]]:
         """States by partition, and the records that the View's expressions fail on."""
@@ -66,16 +70,39 @@ class Fold:
 
     def combine(self, groups: Sequence[pl.DataFrame]) -> pl.DataFrame:
         """What `groups` made, merged: a row a Slot."""
-        return pl.concat(groups, how="vertical_relaxed").group_by(*self._slot_columns).agg(self._combined)
+        rows = pl.concat(groups, how="vertical_relaxed")
+        # To see that no Slot is there twice takes a fifth of what merging them takes.
+        if rows.select(self._slot_columns).hash_rows().n_unique() == len(rows):
+            return rows
+        return rows.group_by(*self._slot_columns).agg(self._combined)
 
     def encoded(self, groups: pl.DataFrame, prefix: bytes) -> tuple[list[bytes], list[State]]:
         """The Slots of `groups` as bytes (`slot_key`) behind a prefix, and their states; nearly in the bytes' order."""
-        groups = groups.sort(*self._key_columns, START) if len(groups) > MANY else groups
+        groups = self._in_order(groups) if len(groups) > MANY else groups
         keys = zip(*(groups[name].to_list() for name in self._key_columns), strict=True)
         columns = [groups[f"__{i}"].to_list() for i in range(len(self._aggregates))]
         states = [map(a.state, column) for a, column in zip(self._aggregates, columns, strict=True)]
         starts, ends = groups[START].to_numpy(), groups[END].to_numpy()
         return slot_keys(prefix, keys, starts, ends), list(zip(*states, strict=True))
+
+    def packed(self, groups: pl.DataFrame, prefix: bytes) -> Packed | None:
+        """As `encoded`, the states as `dump` makes them; None where only Python can do that, or there are but a few."""
+        loops = loader.loops()
+        if loops is None or len(self._dumped) < len(self._aggregates) or len(groups) <= MANY:
+            return None
+        groups = self._in_order(groups)
+        keys = groups.select(self._key_columns)
+        try:
+            states = groups.select(self._dumped)
+        except pl.exceptions.InvalidOperationError:  # a number beyond 64 bits
+            return None
+        if not (can_pack(keys) and can_pack(states)):
+            return None
+        tails = windows(groups[START].to_numpy(), groups[END].to_numpy())
+        return Packed.of(pack_rows(loops, keys, prefix, tails), pack_rows(loops, states))
+
+    def _in_order(self, groups: pl.DataFrame) -> pl.DataFrame:
+        return groups.sort(*self._key_columns, START)
 
     def _parts(
         self, batches: Sequence[Decoded], make: Callable[[Sequence[Decoded]], T]

@@ -59,6 +59,9 @@ class Sum(_Total):
     def combine(self, partials: pl.Expr) -> pl.Expr | None:
         return partials.sum() if self.kind == "int" else None
 
+    def dumped(self, partials: pl.Expr) -> pl.Expr | None:
+        return partials.cast(pl.Int64) if self.kind == "int" else None
+
     def dump(self, state: Any) -> Any:
         return self.number.dump(state)
 

@@ -7,12 +7,15 @@ fifth of that together, and what neighbouring keys have in common is compressed 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
 
+from streamkit.changelog.changes import Changes
 from streamkit.log.base import Change
+from streamkit.packed import Packed, flat
+from streamkit.record import Array
 
 BLOCK_BYTES = 128 << 10
 """Of a Block, unless one change is larger: a batch of the log takes several, and a topic's largest message is 1 MiB."""
@@ -34,15 +37,35 @@ def pack(changes: Sequence[Change]) -> list[bytes]:
     keys, values = [key for key, _ in changes], [value for _, value in changes]
     key_sizes = np.fromiter(map(len, keys), "<i4", len(keys))
     value_sizes = np.fromiter([_NONE if value is None else len(value) for value in values], "<i4", len(values))
-    ends = np.cumsum(key_sizes + np.maximum(value_sizes, 0), dtype=np.int64)
-    cuts = np.flatnonzero(np.diff((ends - 1) // BLOCK_BYTES)) + 1
     return [
         b"".join([
             _COUNT.pack(end - begin), key_sizes[begin:end].tobytes(), value_sizes[begin:end].tobytes(),
             *keys[begin:end], *[value for value in values[begin:end] if value is not None],
         ])
-        for begin, end in pairwise([0, *cuts.tolist(), len(keys)])
+        for begin, end in _parts(key_sizes, value_sizes)
     ]  # fmt: skip
+
+
+def pack_all(changes: Changes) -> list[bytes]:
+    """`pack` of a Checkpoint's changes, those that are packed without an object for each."""
+    return [*pack(changes.rows), *(block for packed in changes.packed if len(packed) for block in _packed(packed))]
+
+
+def _packed(packed: Packed) -> Iterator[bytes]:
+    (key_ends, keys), (value_ends, values) = flat(packed.keys), flat(packed.values)
+    key_sizes, value_sizes = np.diff(key_ends).astype("<i4"), np.diff(value_ends).astype("<i4")
+    for begin, end in _parts(key_sizes, value_sizes):
+        yield b"".join([
+            _COUNT.pack(end - begin), key_sizes[begin:end].tobytes(), value_sizes[begin:end].tobytes(),
+            keys[key_ends[begin] : key_ends[end]], values[value_ends[begin] : value_ends[end]],
+        ])  # fmt: skip
+
+
+def _parts(key_sizes: Array, value_sizes: Array) -> Iterator[tuple[int, int]]:
+    """From which change on and up to which each Block is."""
+    ends = np.cumsum(key_sizes + np.maximum(value_sizes, 0), dtype=np.int64)
+    cuts = np.flatnonzero(np.diff((ends - 1) // BLOCK_BYTES)) + 1
+    return pairwise([0, *cuts.tolist(), len(ends)])
 
 
 def unpack(block: bytes) -> list[Change]:

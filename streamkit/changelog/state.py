@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import msgspec
 
+from streamkit.changelog.changes import Changes
 from streamkit.changelog.compaction import Compaction
 from streamkit.checkpoint import (
     COMPACTION_KEY,
@@ -20,6 +21,7 @@ from streamkit.checkpoint import (
 )
 from streamkit.errors import StateError
 from streamkit.log.base import Change
+from streamkit.packed import Packed
 from streamkit.record import TopicPartition
 from streamkit.store.base import Store, StoreReader, Write
 
@@ -62,17 +64,17 @@ def claim_format(store: Store, about: str) -> None:
     store.write(Write(puts=[(FORMAT_KEY, FORMAT_VERSION.to_bytes(_NUMBER, "big"))]))
 
 
-def store_write(
-    changes: Mapping[TopicPartition, Sequence[Change]], positions: Mapping[TopicPartition, Position]
-) -> Write:
+def store_write(changes: Mapping[TopicPartition, Changes], positions: Mapping[TopicPartition, Position]) -> Write:
     """The Write that makes a store's copies of tasks what a Checkpoint made of them."""
     puts: list[Change] = [(position_key(task), pack(position)) for task, position in positions.items()]
     deletes: list[bytes] = []
+    packed: list[Packed] = []
     for changed in changes.values():
-        gone = [key for key, value in changed if value is None]
-        puts += [change for change in changed if change[1] is not None] if gone else changed
+        gone = [key for key, value in changed.rows if value is None]
+        puts += [change for change in changed.rows if change[1] is not None] if gone else changed.rows
         deletes += gone
-    return Write(puts=cast("list[tuple[bytes, bytes]]", puts), deletes=deletes)
+        packed += changed.packed
+    return Write(puts=cast("list[tuple[bytes, bytes]]", puts), deletes=deletes, packed=packed)
 
 
 def within(task: TopicPartition, changes: Iterable[Change]) -> list[Change]:

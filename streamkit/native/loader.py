@@ -20,7 +20,8 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
-_MODULES = ("streamkit.native.scan", "streamkit.native.messages", "streamkit.native.batches", "pyarrow")
+_LOOPS = ("scan", "messages", "batches", "rows")
+_MODULES = (*(f"streamkit.native.{name}" for name in _LOOPS), "pyarrow")
 SWITCH = "STREAMKIT_COLUMNS"
 """Environment: `off` for an object a record always, `on` to load the loops at the first record; else under load."""
 
@@ -32,6 +33,7 @@ class Loops:
     scan: Any
     messages: Any
     batches: Any
+    rows: Any
     arrow: Any
 
 
@@ -101,7 +103,7 @@ def _compile_elsewhere() -> None:
 
     What goes wrong there goes wrong here next, and is told then.
     """
-    if all(any(Path(__file__).parent.glob(f"__pycache__/{name}.*.nbi")) for name in ("scan", "batches")):
+    if all(any(Path(__file__).parent.glob(f"__pycache__/{name}.*.nbi")) for name in _LOOPS):
         return
     command = [sys.executable, "-c", f"import {', '.join(_MODULES)}"]
     nothing = subprocess.DEVNULL

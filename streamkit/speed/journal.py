@@ -12,6 +12,7 @@ import msgspec
 
 from streamkit.changelog import block
 from streamkit.changelog.changelogs import Changelogs
+from streamkit.changelog.changes import Changes
 from streamkit.changelog.compaction import Compaction
 from streamkit.changelog.state import compaction_of, position_of, store_write, within
 from streamkit.checkpoint import (
@@ -43,7 +44,7 @@ class Entry:
     """
 
     time: int
-    changes: Mapping[TopicPartition, list[Change]]
+    changes: Mapping[TopicPartition, Changes]
     positions: Mapping[TopicPartition, Position]
     records: Mapping[TopicPartition, list[Change]]
     starts: Mapping[TopicPartition, int]
@@ -61,17 +62,17 @@ class Journal:
         self._cuts: dict[TopicPartition, int] = {}
 
     def entry(
-        self, changes: Mapping[TopicPartition, list[Change]], grown: Mapping[TopicPartition, int], measured: bytes
+        self, changes: Mapping[TopicPartition, Changes], grown: Mapping[TopicPartition, int], measured: bytes
     ) -> Entry:
         """Changes of tasks as they will be written; `grown` are the bytes among them that belong to new keys."""
         now = int(time.time() * 1000)
-        written: dict[TopicPartition, list[Change]] = {}
+        written: dict[TopicPartition, Changes] = {}
         records: dict[TopicPartition, list[Change]] = {}
         positions = {task: self._position(task) for task in changes}
         starts: dict[TopicPartition, int] = {}
         total = 0
         for i, task in enumerate(sorted(changes)):
-            blocks = block.pack(changes[task])
+            blocks = block.pack_all(changes[task])
             size = sum(map(len, blocks))
             before = compaction_of(self._store, task) or Compaction()
             end = positions[task].offset
@@ -83,7 +84,7 @@ class Journal:
             compaction, marked = within(task, [(COMPACTION_KEY, pack(after)), (MARK_KEY, mark)])
             packed = [*block.pack(copies), *blocks, *block.pack([compaction])]
             records[self._changelogs.of(task)] = [*((BLOCK_KEY, one) for one in packed), (MARK_KEY, mark)]
-            written[task] = [*changes[task], compaction, marked]
+            written[task] = Changes([*changes[task].rows, compaction, marked], changes[task].packed)
             total += size
         return Entry(now, written, positions, records, starts, total)
 

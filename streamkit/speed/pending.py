@@ -14,6 +14,7 @@ from streamkit.aggregate import PARTITION
 from streamkit.checkpoint import slot_key
 from streamkit.decode import Decoded, Rejected
 from streamkit.fold import FOLD_ROWS, Fold, State, States
+from streamkit.packed import Packed
 
 _APART = 0.8
 """A share of rows that are left when they were combined."""
@@ -30,6 +31,9 @@ class Pending(Protocol):
 
     def encoded(self, partition: int, prefix: bytes) -> tuple[list[bytes], list[State]]:
         """The Slots of a partition as bytes behind a prefix, none twice, and their states, in any order."""
+
+    def packed(self, partition: int, prefix: bytes) -> Packed | None:
+        """As `encoded`, the states as bytes, without an object for any: see `Fold.packed`."""
 
     def drop(self, partition: int) -> None: ...
 
@@ -63,6 +67,10 @@ class AsObjects:
         merged = self._fold.merge_slots(states.items()) if window.merges else states
         return [prefix + slot_key(slot) for slot in merged], list(merged.values())
 
+    def packed(self, partition: int, prefix: bytes) -> Packed | None:
+        del partition, prefix
+        return None
+
     def drop(self, partition: int) -> None:
         self._states.pop(partition, None)
 
@@ -94,11 +102,12 @@ class InColumns:
         return self._rows
 
     def encoded(self, partition: int, prefix: bytes) -> tuple[list[bytes], list[State]]:
-        if len(self._frames) > 1:
-            self._combine()
-        if not self._frames:
-            return [], []
-        return self._fold.encoded(self._frames[0].filter(pl.col(PARTITION) == partition), prefix)
+        groups = self._groups(partition)
+        return ([], []) if groups is None else self._fold.encoded(groups, prefix)
+
+    def packed(self, partition: int, prefix: bytes) -> Packed | None:
+        groups = self._groups(partition)
+        return None if groups is None else self._fold.packed(groups, prefix)
 
     def drop(self, partition: int) -> None:
         self._keep([frame.filter(pl.col(PARTITION) != partition) for frame in self._frames])
@@ -106,6 +115,11 @@ class InColumns:
     def clear(self) -> None:
         self._apart = False
         self._keep([])
+
+    def _groups(self, partition: int) -> pl.DataFrame | None:
+        if len(self._frames) > 1:
+            self._combine()
+        return self._frames[0].filter(pl.col(PARTITION) == partition) if self._frames else None
 
     def _combine(self) -> None:
         self._keep([self._fold.combine(self._frames)])

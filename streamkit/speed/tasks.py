@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from itertools import chain
 
+from streamkit.changelog.changes import Changes
 from streamkit.changelog.state import within
 from streamkit.checkpoint import agent_key, task_prefix
 from streamkit.control import BatchView
 from streamkit.errors import OffsetOutOfRange, TopicMissing
-from streamkit.log.base import Change, Log
+from streamkit.log.base import Log
 from streamkit.record import TopicPartition
 from streamkit.speed.tables import TableTask
 from streamkit.speed.views import Prepared, ViewTask
@@ -18,7 +19,6 @@ from streamkit.topology import Topology
 
 _NUMBER = 8
 
-Changes = dict[TopicPartition, list[Change]]
 """What a Checkpoint makes durable, by task, under the keys that it has in a store."""
 
 
@@ -186,19 +186,22 @@ class Tasks:
 
     # -- checkpoint ---------------------------------------------------------------------------------------------------
 
-    def prepare(self, due: Callable[[str], set[int]], batches: Mapping[str, BatchView]) -> Changes:
+    def prepare(
+        self, due: Callable[[str], set[int]], batches: Mapping[str, BatchView]
+    ) -> dict[TopicPartition, Changes]:
         """What makes all durable that was taken in; `due` are a View's partitions to be sealed."""
         self._casts = self.casts
-        changes: Changes = {task: within(task, changed) for task, changed in self.tables.prepare().items()}
+        parts = {task: [Changes(within(task, changed))] for task, changed in self.tables.prepare().items()}
         for name, view in self.views.items():
             self._prepared[name] = view.prepare(due(name), batches.get(name))
             for partition, changed in self._prepared[name].changes.items():
-                changes.setdefault(TopicPartition(view.view.topic.name, partition), []).extend(changed)
+                parts.setdefault(TopicPartition(view.view.topic.name, partition), []).append(changed)
         for unit, offset in self.offsets.items():
             if self.saved[unit] != offset:
                 task, key = self.task_of(unit[1]), agent_key(unit[0], unit[1].topic)
-                changes.setdefault(task, []).extend(within(task, [(key, offset.to_bytes(_NUMBER, "big"))]))
-        return changes
+                moved = within(task, [(key, offset.to_bytes(_NUMBER, "big"))])
+                parts.setdefault(task, []).append(Changes(moved))
+        return {task: Changes.of(some) for task, some in parts.items()}
 
     def grown(self) -> dict[TopicPartition, int]:
         """Bytes of keys that are new, with what they have, in what was prepared; those of Tables are not told apart."""

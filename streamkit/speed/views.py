@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 import msgspec
 import numpy as np
+import polars as pl
 
+from streamkit.changelog.changes import Changes
 from streamkit.changelog.state import within
 from streamkit.checkpoint import (
     Origin,
@@ -31,6 +33,7 @@ from streamkit.decode import Decoded, Rejected
 from streamkit.errors import DefinitionChanged, TopicChanged
 from streamkit.fold import FOLD_ROWS, MANY, Fold, State, States
 from streamkit.log.base import Change
+from streamkit.packed import Packed
 from streamkit.record import TopicPartition
 from streamkit.speed.pending import AsObjects, pending
 from streamkit.store.base import Store
@@ -56,7 +59,7 @@ class Prepared:
     `grown` are the bytes of keys that the Store does not have yet, with their states.
     """
 
-    changes: Mapping[int, list[Change]]
+    changes: Mapping[int, Changes]
     grown: Mapping[int, int]
     segments: Mapping[int, Segments]
     garbage: Mapping[int, tuple[Span, ...]]
@@ -208,7 +211,7 @@ class ViewTask:
         """
         if batch is not None and (batch.fingerprint, batch.topic_id) != (self.view.fingerprint, self._topic_id):
             batch = None
-        changes: dict[int, list[Change]] = {}
+        changes: dict[int, Changes] = {}
         grown: dict[int, int] = {}
         segments: dict[int, Segments] = {}
         garbage: dict[int, tuple[Span, ...]] = {}
@@ -220,7 +223,7 @@ class ViewTask:
             live = set(kept.all())
             released = tuple(span for span in after.all() if span not in live)
             changed = list(self._unsaved.get(partition, ()))
-            merged: list[Change] = []
+            merged = Changes()
             if before.start in {start for start, _ in live}:
                 merged, grown[partition] = self._merged(partition, before.start)
             left, purged = self._purge(partition, kept, released)
@@ -229,7 +232,7 @@ class ViewTask:
                 changed.append(self._segments(kept))
             segments[partition], garbage[partition] = kept, left
             if changed or merged:
-                changes[partition] = [*within(self._task(partition), changed), *merged]
+                changes[partition] = Changes.of([Changes(within(self._task(partition), changed)), merged])
         return Prepared(changes, grown, segments, garbage)
 
     def done(self, prepared: Prepared) -> None:
@@ -240,37 +243,44 @@ class ViewTask:
         self._pending.clear()
         self._unsaved, self._discarded = {}, set()
 
-    def _merged(self, partition: int, segment: int) -> tuple[list[Change], int]:
+    def _merged(self, partition: int, segment: int) -> tuple[Changes, int]:
         """What was absorbed of a partition, merged into its open Segment, and the bytes of what is new in it."""
         prefix = self._at(partition) + segment_prefix(self.view.name, segment)
         if isinstance(self._pending, AsObjects) and self.view.window.merges and partition not in self._discarded:
-            return self._merge_sessions(prefix, self._pending.states(partition)), 0
+            return Changes(self._merge_sessions(prefix, self._pending.states(partition))), 0
+        packed = self._pending.packed(partition, prefix)
+        if packed is not None:
+            return self._merged_packed(partition, segment, packed)
+        merge, load, dump = self.fold.merge, self.fold.load, self.fold.dump
         keys, states = self._pending.encoded(partition, prefix)
         dumped = self.fold.dump_all(states)
-        known = 0
-        if partition not in self._discarded:
-            known = self._add_known(partition, segment, keys, states, dumped)
-        return list(zip(keys, dumped, strict=True)), sum(map(len, keys)) + sum(map(len, dumped)) - known
-
-    def _add_known(
-        self, partition: int, segment: int, keys: list[bytes], states: list[State], dumped: list[bytes]
-    ) -> int:
-        """Merge into `dumped` what the Store has at `keys`; returns the bytes of those keys and what they have now."""
-        merge, load, dump = self.fold.merge, self.fold.load, self.fold.dump
-        size = 0
+        grown = sum(map(len, keys)) + sum(map(len, dumped))
         asked = self._may_be_there(partition, segment, keys)
         for i, known in zip(asked, self._store.get([keys[i] for i in asked]), strict=True):
             if known is not None:
                 dumped[i] = dump(merge(load(known), states[i]))
-                size += len(keys[i]) + len(dumped[i])
-        return size
+                grown -= len(keys[i]) + len(dumped[i])
+        return Changes(list(zip(keys, dumped, strict=True))), grown
 
-    def _may_be_there(self, partition: int, segment: int, keys: list[bytes]) -> Sequence[int]:
+    def _merged_packed(self, partition: int, segment: int, packed: Packed) -> tuple[Changes, int]:
+        """As `_merged`: what the Store has is merged one by one, the rest goes as it is."""
+        merge, load, dump = self.fold.merge, self.fold.load, self.fold.dump
+        asked = np.asarray(self._may_be_there(partition, segment, packed.keys), np.int64)
+        there = self._store.get(packed.keys.gather(asked).to_list())
+        found = asked[[known is not None for known in there]]
+        known = [load(state) for state in there if state is not None]
+        rows = [(key, dump(merge(k, load(state)))) for (key, state), k in zip(packed.at(found), known, strict=True)]
+        fresh = packed.without(found)
+        return Changes(rows, [fresh]), fresh.size
+
+    def _may_be_there(self, partition: int, segment: int, keys: Sequence[bytes] | pl.Series) -> Sequence[int]:
         """The numbers of the keys that the Store may have; to ask it for one that it has not takes a microsecond.
 
         A Segment has a Filter from the first time on that many keys come at once, if it is small by then: after a
         restart a large one has none, as to read all its keys would take longer than it saves before the next seal.
         """
+        if partition in self._discarded:
+            return ()
         if self._filters.get(partition, (-1, None))[0] != segment:
             if len(keys) <= MANY:
                 return range(len(keys))

@@ -6,14 +6,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from streamkit.packed import Packed
+
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """One atomic write: first the ranges `[from, to)` go, then the deletes, then the puts come."""
+    """One atomic write: first the ranges `[from, to)` go, then the deletes, then the puts come, then what is packed."""
 
     puts: Iterable[tuple[bytes, bytes]] = ()
     deletes: Iterable[bytes] = ()
-    ranges: Iterable[tuple[bytes, bytes]] = ()
+    ranges: Sequence[tuple[bytes, bytes]] = ()
+    packed: Sequence[Packed] = ()
 
 
 class StoreReader(Protocol):

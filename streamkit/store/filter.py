@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
+from streamkit.native.loader import loader
 from streamkit.record import Array
 
 _PROBES = 4
@@ -31,7 +32,7 @@ class Filter:
     def __init__(self) -> None:
         self._parts = [_Part(_LEAST)]
 
-    def add(self, keys: Sequence[bytes]) -> Array:
+    def add(self, keys: Sequence[bytes] | pl.Series) -> Array:
         """Add keys; returns for each whether it may have been there before (bool)."""
         hashes = pl.Series(keys, dtype=pl.Binary).hash().to_numpy()
         known = np.zeros(len(keys), np.bool_)
@@ -54,6 +55,10 @@ class _Part:
         self._words = np.zeros(bits // 64, np.uint64)
 
     def has(self, hashes: Array) -> Array:
+        loops = loader.loops()
+        if loops is not None:
+            known: Array = loops.rows.known(self._words, self._mask, hashes, _PROBES)
+            return known
         found = np.ones(len(hashes), np.bool_)
         for words, bits in self._places(hashes):
             found &= self._words[words] & bits != 0
@@ -61,6 +66,10 @@ class _Part:
 
     def add(self, hashes: Array) -> None:
         self.room -= len(hashes)
+        loops = loader.loops()
+        if loops is not None:
+            loops.rows.remember(self._words, self._mask, hashes, _PROBES)
+            return
         for words, bits in self._places(hashes):
             np.bitwise_or.at(self._words, words, bits)
 

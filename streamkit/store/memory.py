@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 
 from streamkit.store.base import Write
 
@@ -35,7 +36,7 @@ class MemoryStore:
                 for key, value in self._entries.items()
                 if key not in deletes and not any(start <= key < end for start, end in ranges)
             }
-            self._entries = {**kept, **dict(write.puts)}
+            self._entries = {**kept, **dict(write.puts), **dict(chain.from_iterable(write.packed))}
 
     def close(self) -> None:
         """Nothing to let go: the entries live as long as this object."""

@@ -16,10 +16,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 
+import polars as pl
+
 from streamkit.errors import DeliveryFailed, OffsetOutOfRange, StreamkitError, TopicChanged, TopicMissing
 from streamkit.log.base import Log, Look, Reader
+from streamkit.packed import Packed
 from streamkit.record import Headers, Record, TopicPartition
 from streamkit.store.base import Store, StoreReader, Write
+from streamkit.store.inorder import WORTH as MANY
 
 PATIENCE = 20.0
 """Seconds after which what has not come will not come."""
@@ -334,6 +338,38 @@ class StoreContract(ABC):
             assert list(store.scan(b"", b"9")) == [
                 (b"0", b"old"), (b"2", b"new"), (b"4", b"old"), (b"5", b"old"), (b"6", b"newer"),
             ]  # fmt: skip
+
+    def test_what_is_packed_comes_last_and_goes_with_the_rest(self) -> None:
+        def packed(first: int, value: bytes) -> Packed:
+            keys = [b"many-%06d" % n for n in range(first, first + MANY)]
+            return Packed(pl.Series(keys), pl.Series([value] * MANY))
+
+        with closing(self.make_store()) as store:
+            store.write(Write(puts=[(b"a", b"0"), (b"many-000007", b"0"), (b"z", b"0")]))
+            with closing(self.make_reader(store)) as reader:
+                for turn in (b"1", b"2"):
+                    store.write(
+                        Write(
+                            puts=[(b"a", turn), (b"many-000003", b"row"), (b"many-000003 ", turn), (b"zz", turn)],
+                            deletes=[b"z", b"zz", b"many-000004", b"nothing"],
+                            packed=[packed(MANY, turn), packed(0, turn)],
+                        )
+                    )
+                    right = {b"a": turn, **{b"many-%06d" % n: turn for n in range(2 * MANY)}, b"zz": turn}
+                    right[b"many-000003 "] = turn
+                    assert dict(store.scan(b"", b"\xff")) == right
+                    assert [key for key, _ in store.scan(b"many", b"many-000005")] == sorted(right)[1:7]
+                    reader.refresh()
+                    assert dict(reader.scan(b"", b"\xff")) == right
+                    assert reader.get([b"z", b"a", b"many-000004"]) == [None, turn, turn]
+                # What overlaps, what is few and what comes with ranges goes another way, and comes to the same.
+                store.write(Write(packed=[packed(0, b"3"), packed(MANY - 1, b"4")]))
+                store.write(Write(ranges=[(b"a", b"b")], packed=[packed(2 * MANY, b"5")]))
+                store.write(Write(puts=[(b"many-000000", b"6")]))
+                reader.refresh()
+                keys = [b"a", b"many-000000", b"many-000001", b"many-%06d" % (MANY - 1), b"many-%06d" % (2 * MANY)]
+                for shown in (store, reader):
+                    assert shown.get(keys) == [None, b"6", b"3", b"4", b"5"]
 
     def test_an_empty_or_reversed_range_is_nothing(self) -> None:
         with closing(self.make_store()) as store:

@@ -146,6 +146,7 @@ def _check_columns(aggregate: AnyAggregate, parts: list[list[Row]], types: Mappi
     rows = [(group, *(_cell(row[name]) for name in columns)) for group, part in enumerate(parts) for row in part]
     frame = pl.DataFrame(rows, schema={"__group": pl.Int64(), **columns}, orient="row")
     partials = frame.group_by("__group").agg(aggregate.partial().alias("__partial"))
+    _check_dumped(aggregate, partials["__partial"])
     for group, partial in partials.iter_rows():
         state, scalar = aggregate.state(partial), aggregate.fold(parts[group])
         _agree(aggregate, "the columns say what the rows say", state, scalar)
@@ -154,6 +155,17 @@ def _check_columns(aggregate: AnyAggregate, parts: list[list[Row]], types: Mappi
         state = aggregate.state(partials.select(combined).item())
         scalar = aggregate.fold(row for part in parts for row in part)
         _agree(aggregate, "partials combined are their states merged", state, scalar)
+
+
+def _check_dumped(aggregate: AnyAggregate, partials: pl.Series) -> None:
+    dumped = aggregate.dumped(pl.col(partials.name))
+    if dumped is None:
+        return
+    with suppress(pl.exceptions.InvalidOperationError):  # a number beyond 64 bits
+        columns = pl.DataFrame(partials).select(dumped).to_series().to_list()
+        right = [aggregate.dump(aggregate.state(partial)) for partial in partials]
+        law = "columns dumped are their states' dumps"
+        assert msgspec.msgpack.encode(columns) == msgspec.msgpack.encode(right), f"{aggregate}: {law}"
 
 
 def _cell(value: Any) -> Any:

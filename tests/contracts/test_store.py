@@ -23,23 +23,33 @@ from streamkit.testing.contracts import PATIENCE, StoreContract, expect
 
 PAIRS = """
 import itertools, sys
+import polars as pl
+from streamkit.packed import Packed
+from streamkit.store import inorder
 from streamkit.store.base import Write
 from streamkit.store.rocksdb import RocksStore
 
-# Every Write sets all of 50 keys to one number, in a log that grows, is flushed and is compacted as it does.
+# Every Write sets all of 50 keys to one number, in a log that grows, is flushed and is compacted as it does; where
+# FILES says so, most Writes come in as files.
+inorder.WORTH = 1
 store = RocksStore(sys.argv[1])
 first = int((store.get([b"pair-00"])[0] or b"-1").split()[0]) + 1
 print("ready", flush=True)
 for number in itertools.count(first):
-    puts = [(b"pair-%02d" % i, b"%d " % number + bytes(2_000)) for i in range(50)]
-    store.write(Write(puts=[*puts, (b"batch-%08d" % number, b"")], ranges=[(b"pair-00", b"pair-25")]))
+    keys, values = [b"pair-%02d" % i for i in range(50)], [b"%d " % number + bytes(2_000)] * 50
+    batch = (b"batch-%08d" % number, b"")
+    if FILES and number % 4:
+        store.write(Write(puts=[batch], packed=[Packed(pl.Series(keys), pl.Series(values))]))
+    else:
+        store.write(Write(puts=[*zip(keys, values), batch], ranges=[(b"pair-00", b"pair-25")]))
 """
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[subprocess.Popen[str]]:
+def writing(path: Path, *, files: bool = False) -> Iterator[subprocess.Popen[str]]:
     """Another process that writes PAIRS as fast as it can, until it is killed with SIGKILL."""
-    process = subprocess.Popen([sys.executable, "-c", PAIRS, str(path)], stdout=subprocess.PIPE, text=True)
+    program = f"FILES = {files}\n{PAIRS}"
+    process = subprocess.Popen([sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE, text=True)
     with process:
         try:
             assert process.stdout is not None
@@ -99,19 +109,25 @@ class TestRocksStore(StoreContract):
             RocksReader(self.path)
         assert not self.path.exists()
 
-    def test_a_killed_writer_leaves_whole_writes(self) -> None:
+    @pytest.mark.parametrize("files", [False, True])
+    def test_a_killed_writer_leaves_whole_writes(self, files: bool) -> None:
         for _ in range(3):
-            with writing(self.path), closing(RocksReader(self.path)) as reader:
+            with writing(self.path, files=files), closing(RocksReader(self.path)) as reader:
                 follow(reader, writes=200)
             with closing(self.make_store()) as store:
                 (last,) = numbers(store)
                 batches = [key for key, _ in store.scan(b"batch-", b"batch-\xff")]
                 assert batches == [b"batch-%08d" % number for number in range(last + 1)]
 
-    def test_a_reader_sees_whole_writes_while_files_are_flushed_and_compacted(self) -> None:
-        with writing(self.path), closing(RocksReader(self.path)) as reader, closing(RocksReader(self.path)) as idle:
+    @pytest.mark.parametrize("files", [False, True])
+    def test_a_reader_sees_whole_writes_while_files_are_flushed_and_compacted(self, files: bool) -> None:
+        with (
+            writing(self.path, files=files),
+            closing(RocksReader(self.path)) as reader,
+            closing(RocksReader(self.path)) as idle,
+        ):
             shown = list(idle.scan(b"", b"\xff"))
-            follow(reader, writes=3_000)
+            follow(reader, writes=500 if files else 3_000)
             assert list(idle.scan(b"", b"\xff")) == shown, "a reader that was not refreshed changed"
             assert list(self.path.glob("*.sst")), "nothing was flushed: this showed too little"
             idle.refresh()

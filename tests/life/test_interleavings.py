@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from streamkit import fold
 from streamkit.changelog import block, compaction, follower
 from streamkit.errors import CutMismatch, StateMissing
+from streamkit.native.loader import loader
 from streamkit.serving.merge import Serving
 from streamkit.speed import assignment, views
 from streamkit.testing.driver import Driver
@@ -59,6 +60,7 @@ class Life(RuleBasedStateMachine):
             # What is done for many keys is done for two.
             patch.setattr(fold, "MANY", 1)
             patch.setattr(views, "MANY", 1)
+            assert loader.load() is not None, loader.failure
         patch.setattr(assignment, "_PLACE_SECONDS", 0.0)
         self.app = topology(standbys=standbys)
         self.topic = self.app.topics["clicks"]

@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import streamkit as sk
+from streamkit import fold
 from streamkit.decode import Decoder
 from streamkit.fold import MANY, Fold
+from streamkit.native.loader import loader
 from streamkit.record import Record, RecordChunk
 from streamkit.speed import pending
 from streamkit.speed.pending import AsObjects, InColumns
@@ -48,10 +50,16 @@ def make(**view: Any) -> tuple[sk.Topology, Any, Any]:
     return app, events, app.view("v", events, **{"key": "name", "aggregates": AGGREGATES, **view})
 
 
+@pytest.fixture(autouse=True)
+def _loops() -> None:
+    assert loader.load() is not None, loader.failure
+
+
 @pytest.mark.parametrize("key", ["name", "number", "maybe", ["name", "number"], pl.col("ratio").is_null().alias("no")])
 @pytest.mark.parametrize("window", [None, sk.Hopping(seconds=20, every=10)])
 def test_columns_hold_what_objects_hold(key: Any, window: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pending, "FOLD_ROWS", 5)  # they are combined on their way, too
+    monkeypatch.setattr(fold, "MANY", 0)
     _, topic, view = make(key=key, **({"window": window} if window else {}))
 
     @settings(max_examples=25, deadline=None, database=None)
@@ -71,7 +79,12 @@ def test_columns_hold_what_objects_hold(key: Any, window: Any, monkeypatch: pyte
             assert len(set(slots)) == len(slots)
             right = dict(zip(*objects.encoded(partition, b""), strict=True))
             assert dict(zip(slots, states, strict=True)) == right
-            assert Fold(view).dump_all(states) == [Fold(view).dump(right[slot]) for slot in slots]
+            dumped = [Fold(view).dump(right[slot]) for slot in slots]
+            assert Fold(view).dump_all(states) == dumped
+            packed = columns.packed(partition, b"")
+            # A sum beyond 64 bits is left to Python.
+            assert packed is None or list(packed) == sorted(zip(slots, dumped, strict=True))
+            assert packed is not None or not slots or any(abs(state[2]) >= 2**63 - 1 for state in states)
         columns.clear()
         assert len(columns) == 0
         assert columns.encoded(0, b"") == ([], [])
@@ -86,7 +99,10 @@ def test_views_wait_in_columns_where_all_of_their_aggregates_can() -> None:
     assert isinstance(pending.pending(Fold(make(aggregates=sketch)[2])), AsObjects)
 
 
-def test_many_keys_are_merged_each_with_its_own() -> None:
+@pytest.mark.parametrize("packed", [True, False])
+def test_many_keys_are_merged_each_with_its_own(packed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not packed:
+        monkeypatch.setattr(loader, "_loops", None)
     app, topic, view = make(key="number", aggregates={"n": sk.Count(), "sum": sk.Sum("at")})
     keys = [n * 7919 % 10_007 for n in range(2 * MANY)]  # in no order, none twice
     with Driver(app) as driver:

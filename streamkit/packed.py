@@ -1,0 +1,121 @@
+"""Many keys with a value each, made of columns into flat buffers: no Python object for any of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from streamkit.native.kinds import BOOL, FLOAT, INT, TEXT
+from streamkit.native.loader import Loops
+from streamkit.record import Array
+
+_KINDS: dict[Any, tuple[int, Any]] = {
+    pl.String: (TEXT, pl.String),
+    pl.Boolean: (BOOL, pl.UInt8),
+    **dict.fromkeys([pl.Float32, pl.Float64], (FLOAT, pl.Float64)),
+    **dict.fromkeys([pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32], (INT, pl.Int64)),
+}
+"""By a column's type: how `rows.pack` reads it, and as what."""
+WIDEST = 9
+"""Bytes of a number; and what comes before a text has no more."""
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """Keys, in their order and none twice, and their values: two Series of bytes, as long, without nulls.
+
+    >>> packed = Packed.of(*(pl.Series(some, dtype=pl.Binary) for some in ([b"b", b"a"], [b"22", b"1"])))
+    >>> len(packed), list(packed)
+    (2, [(b'a', b'1'), (b'b', b'22')])
+    >>> list(packed.at(np.array([1]))), list(packed.without(np.array([1])))
+    ([(b'b', b'22')], [(b'a', b'1')])
+    """
+
+    keys: pl.Series
+    values: pl.Series
+
+    @classmethod
+    def of(cls, keys: pl.Series, values: pl.Series) -> Packed:
+        """Of keys in any order."""
+        return cls(keys, values) if keys.is_sorted() else cls(keys, values).at(keys.arg_sort())
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
+        return zip(self.keys.to_list(), self.values.to_list(), strict=True)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the keys and the values."""
+        return sum(int(series.bin.size().sum()) for series in (self.keys, self.values))
+
+    def at(self, places: Array | pl.Series) -> Packed:
+        """Those in these places."""
+        return Packed(self.keys.gather(places), self.values.gather(places))
+
+    def without(self, places: Array) -> Packed:
+        """All but those in these places."""
+        kept = np.ones(len(self), np.bool_)
+        kept[places] = False
+        return self.at(np.flatnonzero(kept)) if len(places) else self
+
+
+def flat(series: pl.Series) -> tuple[Array, memoryview]:
+    """A Series of bytes in one buffer: where each begins and the last one ends (int64), and the bytes.
+
+    >>> ends, data = flat(pl.Series([b"on", b"e"]))
+    >>> ends.tolist(), bytes(data)
+    ([0, 2, 3], b'one')
+    """
+    array = series.to_arrow()
+    _, ends, data = array.buffers()
+    return np.frombuffer(ends, np.int64)[array.offset : array.offset + len(array) + 1], memoryview(data)
+
+
+def can_pack(frame: pl.DataFrame) -> bool:
+    """Are all the columns text, whole numbers of up to 64 bits with sign, floats or bools?"""
+    return all(dtype in _KINDS for dtype in frame.dtypes)
+
+
+def pack_rows(loops: Loops, frame: pl.DataFrame, prefix: bytes = b"", tails: Array | None = None) -> pl.Series:
+    """Each row as a msgpack array, as msgspec makes it.
+
+    Before each comes `prefix`, behind it its row of `tails` (uint8, rows x bytes). The columns are such as `can_pack`
+    says.
+    """
+    columns = [_column(series) for series in frame.iter_columns()]
+    tails = np.empty(0, np.uint8) if tails is None else np.ascontiguousarray(tails).ravel()
+    most = sum(column.most for column in columns) + (len(prefix) + 3) * len(frame) + len(tails)
+    out, ends = np.empty(most, np.uint8), np.zeros(len(frame) + 1, np.int64)
+    table = np.array([column.row for column in columns], np.int64).reshape(-1, 4)
+    size = loops.rows.pack(table, np.frombuffer(prefix, np.uint8), tails, out, ends)
+    buffers = [None, pa.py_buffer(ends), pa.py_buffer(out[:size])]
+    return pl.Series(pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(frame), buffers))
+
+
+class _Column(NamedTuple):
+    """A column as `rows.pack` reads it; its addresses are good for as long as `held` lives."""
+
+    row: tuple[int, int, int, int]
+    most: int
+    """Bytes that it becomes, at most."""
+    held: tuple[Any, ...]
+
+
+def _column(series: pl.Series) -> _Column:
+    kind, dtype = _KINDS[series.dtype.base_type()]
+    nulls = series.is_null().cast(pl.UInt8).to_numpy() if series.null_count() else np.empty(0, np.uint8)
+    gone = nulls.ctypes.data if len(nulls) else 0
+    if kind == TEXT:
+        texts = series.to_arrow()
+        _, ends, data = texts.buffers()
+        most = WIDEST * len(series) + (data.size if data else 0)
+        return _Column((kind, data.address if data else 0, ends.address, gone), most, (texts, nulls))
+    values = series.cast(dtype).fill_null(0).to_numpy()
+    return _Column((kind, values.ctypes.data, 0, gone), WIDEST * len(series), (values, nulls))
