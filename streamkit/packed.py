@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,38 +27,82 @@ WIDEST = 9
 
 
 @dataclass(frozen=True, eq=False)
-class Packed:
-    """Keys, in their order and none twice, and their values: two Series of bytes, as long, without nulls.
+class Strings:
+    """Byte strings end to end in one buffer.
 
-    >>> packed = Packed.of(*(pl.Series(some, dtype=pl.Binary) for some in ([b"b", b"a"], [b"22", b"1"])))
-    >>> len(packed), list(packed)
-    (2, [(b'a', b'1'), (b'b', b'22')])
+    data   uint8: their bytes
+    ends   int64, one more than there are: where each begins in `data`, and where the last one ends
+
+    >>> strings = Strings.of([b"one", b"", b"two"])
+    >>> len(strings), strings.size, strings.tolist()
+    (3, 6, [b'one', b'', b'two'])
+    """
+
+    data: Array
+    ends: Array
+
+    @classmethod
+    def of(cls, strings: Sequence[bytes] | pl.Series) -> Strings:
+        series = pl.Series(strings, dtype=pl.Binary)
+        array = series.to_arrow()
+        _, ends, data = array.buffers()
+        return cls(np.frombuffer(data, np.uint8), np.frombuffer(ends, np.int64)[array.offset :][: len(series) + 1])
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    @property
+    def size(self) -> int:
+        """Bytes of all of them."""
+        return int(self.ends[-1] - self.ends[0])
+
+    @cached_property
+    def series(self) -> pl.Series:
+        buffers = [None, pa.py_buffer(self.ends), pa.py_buffer(self.data)]
+        return pl.Series(pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(self), buffers))
+
+    def tolist(self) -> list[bytes]:
+        return self.series.to_list()
+
+    def at(self, places: Array | pl.Series) -> Strings:
+        """Those in these places."""
+        return Strings.of(self.series.gather(places))
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """Keys, in their order and none twice, and as many values.
+
+    >>> packed = Packed.of(Strings.of([b"b", b"a"]), Strings.of([b"22", b"1"]))
+    >>> len(packed), packed.size, list(packed)
+    (2, 5, [(b'a', b'1'), (b'b', b'22')])
     >>> list(packed.at(np.array([1]))), list(packed.without(np.array([1])))
     ([(b'b', b'22')], [(b'a', b'1')])
     """
 
-    keys: pl.Series
-    values: pl.Series
+    keys: Strings
+    values: Strings
 
     @classmethod
-    def of(cls, keys: pl.Series, values: pl.Series) -> Packed:
+    def of(cls, keys: Strings, values: Strings) -> Packed:
         """Of keys in any order."""
-        return cls(keys, values) if keys.is_sorted() else cls(keys, values).at(keys.arg_sort())
+        packed, order = cls(keys, values), keys.series
+        return packed if order.is_sorted() else packed.at(order.arg_sort())
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
-        return zip(self.keys.to_list(), self.values.to_list(), strict=True)
+        return zip(self.keys.tolist(), self.values.tolist(), strict=True)
 
     @property
     def size(self) -> int:
         """Bytes of the keys and the values."""
-        return sum(int(series.bin.size().sum()) for series in (self.keys, self.values))
+        return self.keys.size + self.values.size
 
     def at(self, places: Array | pl.Series) -> Packed:
         """Those in these places."""
-        return Packed(self.keys.gather(places), self.values.gather(places))
+        return Packed(self.keys.at(places), self.values.at(places))
 
     def without(self, places: Array) -> Packed:
         """All but those in these places."""
@@ -66,24 +111,12 @@ class Packed:
         return self.at(np.flatnonzero(kept)) if len(places) else self
 
 
-def flat(series: pl.Series) -> tuple[Array, memoryview]:
-    """A Series of bytes in one buffer: where each begins and the last one ends (int64), and the bytes.
-
-    >>> ends, data = flat(pl.Series([b"on", b"e"]))
-    >>> ends.tolist(), bytes(data)
-    ([0, 2, 3], b'one')
-    """
-    array = series.to_arrow()
-    _, ends, data = array.buffers()
-    return np.frombuffer(ends, np.int64)[array.offset : array.offset + len(array) + 1], memoryview(data)
-
-
 def can_pack(frame: pl.DataFrame) -> bool:
     """Are all the columns text, whole numbers of up to 64 bits with sign, floats or bools?"""
     return all(dtype in _KINDS for dtype in frame.dtypes)
 
 
-def pack_rows(loops: Loops, frame: pl.DataFrame, prefix: bytes = b"", tails: Array | None = None) -> pl.Series:
+def pack_rows(loops: Loops, frame: pl.DataFrame, prefix: bytes = b"", tails: Array | None = None) -> Strings:
     """Each row as a msgpack array, as msgspec makes it.
 
     Before each comes `prefix`, behind it its row of `tails` (uint8, rows x bytes). The columns are such as `can_pack`
@@ -95,8 +128,7 @@ def pack_rows(loops: Loops, frame: pl.DataFrame, prefix: bytes = b"", tails: Arr
     out, ends = np.empty(most, np.uint8), np.zeros(len(frame) + 1, np.int64)
     table = np.array([column.row for column in columns], np.int64).reshape(-1, 4)
     size = loops.rows.pack(table, np.frombuffer(prefix, np.uint8), tails, out, ends)
-    buffers = [None, pa.py_buffer(ends), pa.py_buffer(out[:size])]
-    return pl.Series(pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(frame), buffers))
+    return Strings(out[:size], ends)
 
 
 class _Column(NamedTuple):

@@ -14,7 +14,7 @@ import numpy as np
 
 from streamkit.changelog.changes import Changes
 from streamkit.log.base import Change
-from streamkit.packed import Packed, flat
+from streamkit.packed import Packed
 from streamkit.record import Array
 
 BLOCK_BYTES = 128 << 10
@@ -52,12 +52,12 @@ def pack_all(changes: Changes) -> list[bytes]:
 
 
 def _packed(packed: Packed) -> Iterator[bytes]:
-    (key_ends, keys), (value_ends, values) = flat(packed.keys), flat(packed.values)
-    key_sizes, value_sizes = np.diff(key_ends).astype("<i4"), np.diff(value_ends).astype("<i4")
+    keys, values = packed.keys, packed.values
+    key_sizes, value_sizes = (np.diff(strings.ends).astype("<i4") for strings in (keys, values))
     for begin, end in _parts(key_sizes, value_sizes):
         yield b"".join([
             _COUNT.pack(end - begin), key_sizes[begin:end].tobytes(), value_sizes[begin:end].tobytes(),
-            keys[key_ends[begin] : key_ends[end]], values[value_ends[begin] : value_ends[end]],
+            *(strings.data[strings.ends[begin] : strings.ends[end]].tobytes() for strings in (keys, values)),
         ])  # fmt: skip
 
 

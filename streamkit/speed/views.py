@@ -265,8 +265,8 @@ class ViewTask:
     def _merged_packed(self, partition: int, segment: int, packed: Packed) -> tuple[Changes, int]:
         """As `_merged`: what the Store has is merged one by one, the rest goes as it is."""
         merge, load, dump = self.fold.merge, self.fold.load, self.fold.dump
-        asked = np.asarray(self._may_be_there(partition, segment, packed.keys), np.int64)
-        there = self._store.get(packed.keys.gather(asked).to_list())
+        asked = np.asarray(self._may_be_there(partition, segment, packed.keys.series), np.int64)
+        there = self._store.get(packed.keys.series.gather(asked).to_list())
         found = asked[[known is not None for known in there]]
         known = [load(state) for state in there if state is not None]
         rows = [(key, dump(merge(k, load(state)))) for (key, state), k in zip(packed.at(found), known, strict=True)]

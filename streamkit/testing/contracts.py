@@ -16,14 +16,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 
-import polars as pl
-
 from streamkit.errors import DeliveryFailed, OffsetOutOfRange, StreamkitError, TopicChanged, TopicMissing
 from streamkit.log.base import Log, Look, Reader
-from streamkit.packed import Packed
+from streamkit.packed import Packed, Strings
 from streamkit.record import Headers, Record, TopicPartition
 from streamkit.store.base import Store, StoreReader, Write
-from streamkit.store.inorder import WORTH as MANY
+from streamkit.store.sortedfile import WORTH as MANY
 
 PATIENCE = 20.0
 """Seconds after which what has not come will not come."""
@@ -342,7 +340,7 @@ class StoreContract(ABC):
     def test_what_is_packed_comes_last_and_goes_with_the_rest(self) -> None:
         def packed(first: int, value: bytes) -> Packed:
             keys = [b"many-%06d" % n for n in range(first, first + MANY)]
-            return Packed(pl.Series(keys), pl.Series([value] * MANY))
+            return Packed(Strings.of(keys), Strings.of([value] * MANY))
 
         with closing(self.make_store()) as store:
             store.write(Write(puts=[(b"a", b"0"), (b"many-000007", b"0"), (b"z", b"0")]))

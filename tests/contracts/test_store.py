@@ -23,15 +23,16 @@ from streamkit.testing.contracts import PATIENCE, StoreContract, expect
 
 PAIRS = """
 import itertools, sys
-import polars as pl
-from streamkit.packed import Packed
-from streamkit.store import inorder
+from streamkit.packed import Packed, Strings
+from streamkit.native.loader import loader
+from streamkit.store import sortedfile
 from streamkit.store.base import Write
 from streamkit.store.rocksdb import RocksStore
 
 # Every Write sets all of 50 keys to one number, in a log that grows, is flushed and is compacted as it does; where
 # FILES says so, most Writes come in as files.
-inorder.WORTH = 1
+sortedfile.WORTH = 1
+loader.load()
 store = RocksStore(sys.argv[1])
 first = int((store.get([b"pair-00"])[0] or b"-1").split()[0]) + 1
 print("ready", flush=True)
@@ -39,7 +40,7 @@ for number in itertools.count(first):
     keys, values = [b"pair-%02d" % i for i in range(50)], [b"%d " % number + bytes(2_000)] * 50
     batch = (b"batch-%08d" % number, b"")
     if FILES and number % 4:
-        store.write(Write(puts=[batch], packed=[Packed(pl.Series(keys), pl.Series(values))]))
+        store.write(Write(puts=[batch], packed=[Packed(Strings.of(keys), Strings.of(values))]))
     else:
         store.write(Write(puts=[*zip(keys, values), batch], ranges=[(b"pair-00", b"pair-25")]))
 """

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from streamkit.changelog import block
 from streamkit.changelog.changes import Changes
 from streamkit.native.loader import Loops, loader
-from streamkit.packed import Packed, can_pack, pack_rows
+from streamkit.packed import Packed, Strings, can_pack, pack_rows
 from streamkit.store import filter as filters
 from streamkit.store.filter import Filter
 
@@ -41,7 +41,7 @@ def loops() -> Loops:
 
 
 def packed_of(pairs: dict[bytes, bytes]) -> Packed:
-    return Packed.of(*(pl.Series(list(some), dtype=pl.Binary) for some in (pairs, pairs.values())))
+    return Packed.of(*(Strings.of(list(some)) for some in (pairs, pairs.values())))
 
 
 @settings(max_examples=200, deadline=None)
@@ -53,13 +53,13 @@ def test_rows_are_packed_as_msgspec_packs_them(
     assert can_pack(frame)
     tails = np.arange(len(frame) * width, dtype=np.int64).astype(np.uint8).reshape(len(frame), width)
     right = [prefix + msgspec.msgpack.encode(row) + tails[i].tobytes() for i, row in enumerate(frame.iter_rows())]
-    assert pack_rows(loops, frame, prefix, tails).to_list() == right
+    assert pack_rows(loops, frame, prefix, tails).tolist() == right
 
 
 @pytest.mark.parametrize("width", [1, 15, 16, 300])
 def test_rows_of_any_width(loops: Loops, width: int) -> None:
     frame = pl.DataFrame({f"c{i}": [i, -i, None] for i in range(width)})
-    assert pack_rows(loops, frame).to_list() == [msgspec.msgpack.encode(row) for row in frame.iter_rows()]
+    assert pack_rows(loops, frame).tolist() == [msgspec.msgpack.encode(row) for row in frame.iter_rows()]
 
 
 @pytest.mark.parametrize("values", [[b"raw"], [2**64 - 1], [[1]], [None]])
