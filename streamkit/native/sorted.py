@@ -15,8 +15,8 @@ _table = types.Array(types.uint32, 2, "C", readonly=True)
 _stream = types.int64[::1]
 
 KEYS, KEY_ENDS, VALUES, VALUE_ENDS, GONE, COUNT = range(6)
-"""A stream of rows: the addresses of its keys, of where each begins and the last one ends (int64), the same of values, of
-a byte for each row that is 1 where the key is deleted (of `rows` only), and how many rows."""
+"""A stream of rows: the addresses of its keys, of where each begins and the last one ends (int64), the same of values,
+of a byte for each row that is 1 where the key is deleted (of `rows` only), and how many rows."""
 BLOCK_BYTES = 16 << 10
 RESTARTS = 16
 """Rows from one that has its whole key to the next."""

@@ -14,6 +14,7 @@ from streamkit.fold import fields_of
 from streamkit.log.base import Committer
 from streamkit.record import Chunk, TopicPartition
 from streamkit.speed.agents import AgentHost, Failure
+from streamkit.speed.ahead import Read
 from streamkit.speed.batches import Waiting, columns_of, events_of, plain_fields
 from streamkit.speed.events import EventBatch
 from streamkit.speed.outputs import Outputs
@@ -50,14 +51,19 @@ class Intake:
         )  # fmt: skip
         self._waiting = Waiting(self._feed)
 
-    def take(self, chunk: Chunk) -> None:
+    def decode(self, chunk: Chunk) -> Read:
+        """The first half of `take`: it depends on nothing but the Chunk, and changes nothing."""
+        topic = self._sources.get(chunk.source.topic) or self._replayed(chunk.source)
+        return Read(chunk, *self._decoders[topic.name](chunk))
+
+    def take(self, read: Read) -> None:
         """Raises BadRecord, AgentFailed where the topic's error policy is `fail`."""
+        chunk, decoded = read.chunk, read.decoded
         topic = self._sources.get(chunk.source.topic)
         if topic is None:
-            self._take_replayed(chunk)
+            self._take_replayed(read)
             return
-        decoded, rejected = self._decoders[topic.name](chunk)
-        self._reject("decode", "", topic, self._fresh(chunk.source, rejected))
+        self._reject("decode", "", topic, self._fresh(chunk.source, read.rejected))
         for task in self._tasks.views.values():
             if task.view.topic.name == topic.name:
                 self._reject_of(task, task.absorb(decoded))
@@ -88,11 +94,13 @@ class Intake:
         known = self._tasks.offsets[REJECTED, source] if rejected else 0
         return [r for r in rejected if r.offset >= known]
 
-    def _take_replayed(self, chunk: Chunk) -> None:
+    def _replayed(self, source: TopicPartition) -> Topic:
+        return next(t for t in self._sources.values() if t.replays == source.topic)
+
+    def _take_replayed(self, read: Read) -> None:
         """Events that `streamkit dead-letter replay` sent to one agent each; no View sees them."""
-        topic = next(t for t in self._sources.values() if t.replays == chunk.source.topic)
-        decoded, rejected = self._decoders[topic.name](chunk)
-        self._reject("decode", "", topic, rejected)
+        chunk, decoded = read.chunk, read.decoded
+        self._reject("decode", "", self._replayed(chunk.source), read.rejected)
         for i, at in enumerate(decoded.picked):
             name = (dict(chunk.headers[at]).get(REPLAY_AGENT) or b"").decode()
             agent = self._topology.agents.get(name)

@@ -30,7 +30,8 @@ from streamkit.control import BatchView, Message, Reset, Sealed, SealRequest
 from streamkit.errors import AgentStalled, OffsetOutOfRange, TopicMissing
 from streamkit.log.base import Log, Member
 from streamkit.log.control import ControlTopic
-from streamkit.record import Chunk, TopicPartition
+from streamkit.record import TopicPartition
+from streamkit.speed.ahead import Read, ReadAhead
 from streamkit.speed.assignment import Assignment
 from streamkit.speed.intake import Counters, Intake
 from streamkit.speed.journal import Entry, Journal
@@ -90,9 +91,9 @@ class Worker:
         self._tasks = Tasks(self.topology, self._log, self._store, self._topics.ids)
         self._hear(self._control.catch_up(), starting=True)
         self._topics.make(self._control)
-        self._reader = self._log.reader({})
-        closing.callback(self._reader.close)
         self._intake = Intake(self.topology, self._tasks, self._committer, self.counters)
+        self._reader = ReadAhead(self._log.reader({}), self._intake.decode)
+        closing.callback(self._reader.close)
         closing.callback(self._intake.host.stop)
         self._intake.host.start()
         self._assignment = Assignment(
@@ -139,20 +140,20 @@ class Worker:
         if not self._assignment.tasks():
             return 0
         begin = time.monotonic()
-        chunks = self._read(max_records, 0.0)
-        if not chunks and timeout:
-            chunks = self._read(max_records, timeout)
+        reads = self._read(max_records, 0.0)
+        if not reads and timeout:
+            reads = self._read(max_records, timeout)
             begin = time.monotonic()
-        for chunk in chunks:
-            self._intake.take(chunk)
-        self._busy += time.monotonic() - begin if chunks else 0.0
+        for read in reads:
+            self._intake.take(read)
+        self._busy += time.monotonic() - begin if reads else 0.0
         for source, offset in self._reader.positions().items():
             self._tasks.reached(source, offset)
-        read = sum(map(len, chunks))
-        self.counters.events += read
-        return read
+        records = sum(len(read.chunk) for read in reads)
+        self.counters.events += records
+        return records
 
-    def _read(self, max_records: int, timeout: float) -> list[Chunk]:
+    def _read(self, max_records: int, timeout: float) -> list[Read]:
         try:
             return self._reader.poll(max_records, timeout)
         except (OffsetOutOfRange, TopicMissing) as error:
@@ -180,7 +181,8 @@ class Worker:
                 logger.warning("%s", stalled)
 
     def commit(self) -> None:
-        """Step 2: one transaction. Raises Fenced."""
+        """Step 2: one transaction. Raises Fenced. From here until `write` is done, records are read ahead."""
+        self._reader.begin()
         self._tasks.restart(self._resets)
         changes = self._tasks.prepare(self._due, self._batches)
         if not changes and not self._committer.held():

@@ -1,9 +1,9 @@
 """Writes of many keys as table files of RocksDB, which takes them in whole: no log, no memtable, no flush.
 
 The format is RocksDB's BlockBasedTable, version 2 (its wiki, "Rocksdb BlockBasedTable Format"), as plain as it may be:
-no compression, one index, the Bloom filter of old. RocksDB reads all versions, and writes its own at the first compaction.
-rocksdict's SstFileWriter makes such files, too: key by key, half a microsecond for each with the interpreter's lock held,
-where this takes a third of it without.
+no compression, one index, the Bloom filter of old. RocksDB reads all versions, and writes its own when it compacts.
+rocksdict's SstFileWriter makes such files, too: key by key, half a microsecond each with the interpreter's lock held;
+this takes a third of it without.
 """
 
 from __future__ import annotations
