@@ -13,7 +13,7 @@ import msgspec
 from streamkit.changelog.block import unpack
 from streamkit.changelog.changelogs import Changelogs
 from streamkit.changelog.changes import Changes
-from streamkit.changelog.state import compaction_of, position_of, store_write, unpack_mark, within
+from streamkit.changelog.state import compaction_of, position_of, position_puts, store_write, unpack_mark, within
 from streamkit.checkpoint import FORMAT_VERSION, MARK_KEY, Position, pack, position_key, task_prefix, task_range
 from streamkit.errors import OffsetOutOfRange, StateError
 from streamkit.log.base import Change, Log, Reader
@@ -216,7 +216,8 @@ class Follower:
         mark = changes.get(task_prefix(task) + MARK_KEY)
         marked = copy.position.time if mark is None else unpack_mark(mark, task).time
         position = msgspec.structs.replace(copy.position, offset=offset, whole=whole, time=marked)
-        self._store.write(store_write({task: Changes(list(changes.items()))}, {task: position}))
+        write = store_write({task: Changes(list(changes.items()))})
+        self._store.begin(write).finish(position_puts({task: position}))
         if offset != copy.position.offset:
             copy.moved = time.monotonic()
         copy.position = position

@@ -64,9 +64,9 @@ def claim_format(store: Store, about: str) -> None:
     store.write(Write(puts=[(FORMAT_KEY, FORMAT_VERSION.to_bytes(_NUMBER, "big"))]))
 
 
-def store_write(changes: Mapping[TopicPartition, Changes], positions: Mapping[TopicPartition, Position]) -> Write:
-    """The Write that makes a store's copies of tasks what a Checkpoint made of them."""
-    puts: list[Change] = [(position_key(task), pack(position)) for task, position in positions.items()]
+def store_write(changes: Mapping[TopicPartition, Changes]) -> Write:
+    """The Write that makes a store's copies of tasks what a Checkpoint made of them, but for their Positions."""
+    puts: list[Change] = []
     deletes: list[bytes] = []
     packed: list[Packed] = []
     for changed in changes.values():
@@ -75,6 +75,11 @@ def store_write(changes: Mapping[TopicPartition, Changes], positions: Mapping[To
         deletes += gone
         packed += changed.packed
     return Write(puts=cast("list[tuple[bytes, bytes]]", puts), deletes=deletes, packed=packed)
+
+
+def position_puts(positions: Mapping[TopicPartition, Position]) -> list[tuple[bytes, bytes]]:
+    """The rest of that Write, which is known when the Checkpoint is on the changelogs."""
+    return [(position_key(task), pack(position)) for task, position in positions.items()]
 
 
 def within(task: TopicPartition, changes: Iterable[Change]) -> list[Change]:

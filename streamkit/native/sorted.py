@@ -136,27 +136,29 @@ def _hash(key: Any, size: Any) -> Any:
     return np.uint32(hashed)
 
 
-@njit(types.void(_out, _i64, _u32), cache=True, nogil=True)
-def _remember(bloom: Any, probes: Any, hashed: Any) -> None:
+@njit(types.void(_out, _i64, types.uint32[::1]), cache=True, nogil=True)
+def remember(bloom: Any, probes: Any, hashes: Any) -> None:
     """RocksDB's Bloom filter before version 5: all bits of a key in one line (of 64 bytes)."""
-    line = np.int64(hashed) % (len(bloom) // 64) * 64
-    bits = np.int64(hashed)
-    delta = (bits >> 17 | bits << 15) & 0xFFFFFFFF
-    for _ in range(probes):
-        bloom[line + (bits & 511) // 8] |= 1 << (bits & 7)
-        bits = bits + delta & 0xFFFFFFFF
+    lines = len(bloom) // 64
+    for i in range(len(hashes)):
+        bits = np.int64(hashes[i])
+        line = bits % lines * 64
+        delta = (bits >> 17 | bits << 15) & 0xFFFFFFFF
+        for _ in range(probes):
+            bloom[line + (bits & 511) // 8] |= 1 << (bits & 7)
+            bits = bits + delta & 0xFFFFFFFF
 
 
 @njit(
-    types.UniTuple(_i64, 3)(_table, _stream, types.int64[:, ::1], _out, types.int64[:, ::1], _out, _i64),
+    types.UniTuple(_i64, 3)(_table, _stream, types.int64[:, ::1], _out, types.int64[:, ::1], types.uint32[::1]),
     cache=True,
     nogil=True,
 )
-def write(table: Any, rows: Any, packed: Any, out: Any, blocks: Any, bloom: Any, probes: Any) -> Any:
+def write(table: Any, rows: Any, packed: Any, out: Any, blocks: Any, hashes: Any) -> Any:
     """Rows, and streams that follow one another, as data blocks; where both have a key, `packed` has its say.
 
     `blocks` gets a row for each: where it begins, its size without trailer, the address of its last key and its length;
-    `bloom` the bits of the keys. Returns the bytes of the blocks, how many blocks, how many rows.
+    `hashes` those of the keys, for `remember`. Returns the bytes of the blocks, how many blocks, how many rows.
     """
     restarts = np.empty(BLOCK_BYTES // 2, np.int64)
     row = part = other = at = start = count = since = block = written = 0
@@ -202,7 +204,7 @@ def write(table: Any, rows: Any, packed: Any, out: Any, blocks: Any, bloom: Any,
         copy(out.ctypes.data + at, value, value_size)
         at += value_size
         last, last_size = key, key_size
-        _remember(bloom, probes, _hash(key, key_size))
+        hashes[written] = _hash(key, key_size)
         written += 1
         finished = row == rows[COUNT] and part == len(packed)
         if finished or at - start >= BLOCK_BYTES:

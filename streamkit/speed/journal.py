@@ -14,7 +14,7 @@ from streamkit.changelog import block
 from streamkit.changelog.changelogs import Changelogs
 from streamkit.changelog.changes import Changes
 from streamkit.changelog.compaction import Compaction
-from streamkit.changelog.state import compaction_of, position_of, store_write, within
+from streamkit.changelog.state import compaction_of, position_of, position_puts, store_write, within
 from streamkit.checkpoint import (
     BLOCK_KEY,
     COMPACTION_KEY,
@@ -30,21 +30,21 @@ from streamkit.checkpoint import (
 from streamkit.errors import LogError
 from streamkit.log.base import Change
 from streamkit.record import TopicPartition
-from streamkit.store.base import Store
+from streamkit.store.base import Begun, Store
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One Checkpoint: changes by task, and the Positions of their copies before it; records by changelog.
+    """One Checkpoint: its Write, and the Positions of the copies before it; records by changelog.
 
     `starts` are from where on changelogs have it all from now on, where that is another offset than before; `size` are
     the bytes of the changes.
     """
 
     time: int
-    changes: Mapping[TopicPartition, Changes]
+    begun: Begun
     positions: Mapping[TopicPartition, Position]
     records: Mapping[TopicPartition, list[Change]]
     starts: Mapping[TopicPartition, int]
@@ -86,7 +86,7 @@ class Journal:
             records[self._changelogs.of(task)] = [*((BLOCK_KEY, one) for one in packed), (MARK_KEY, mark)]
             written[task] = Changes([*changes[task].rows, compaction, marked], changes[task].packed)
             total += size
-        return Entry(now, written, positions, records, starts, total)
+        return Entry(now, self._store.begin(store_write(written)), positions, records, starts, total)
 
     def write(self, entry: Entry, ends: Mapping[TopicPartition, int]) -> None:
         """To the store, once it is on the changelogs; `ends` are theirs."""
@@ -94,7 +94,7 @@ class Journal:
         for task, before in entry.positions.items():
             end = ends[self._changelogs.of(task)]
             positions[task] = msgspec.structs.replace(before, offset=end, time=entry.time)
-        self._store.write(store_write(entry.changes, positions))
+        entry.begun.finish(position_puts(positions))
         self._cuts.update(entry.starts)
 
     def cut(self) -> None:

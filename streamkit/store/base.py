@@ -19,6 +19,13 @@ class Write:
     packed: Sequence[Packed] = ()
 
 
+class Begun(Protocol):
+    """A Write that may be worked on already, and of which nothing shows, nor lasts, before `finish`."""
+
+    def finish(self, puts: Sequence[tuple[bytes, bytes]]) -> None:
+        """Do all of it, and after it these, or nothing; as `Store.write`."""
+
+
 class StoreReader(Protocol):
     """A frozen look at a Store: what it shows changes only by `refresh`, and then by whole Writes."""
 
@@ -45,5 +52,8 @@ class Store(Protocol):
 
     def write(self, write: Write) -> None:
         """Do all of it or nothing, also over a `kill -9`."""
+
+    def begin(self, write: Write) -> Begun:
+        """Begin to write, while something else is done; one that is never finished never was."""
 
     def close(self) -> None: ...

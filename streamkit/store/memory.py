@@ -5,9 +5,11 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 
-from streamkit.store.base import Write
+from streamkit.packed import Packed, Strings
+from streamkit.store.base import Begun, Write
 
 
 def _scan(entries: Mapping[bytes, bytes], start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -38,8 +40,21 @@ class MemoryStore:
             }
             self._entries = {**kept, **dict(write.puts), **dict(chain.from_iterable(write.packed))}
 
+    def begin(self, write: Write) -> Begun:
+        return _Begun(self, write)
+
     def close(self) -> None:
         """Nothing to let go: the entries live as long as this object."""
+
+
+@dataclass(frozen=True)
+class _Begun:
+    store: MemoryStore
+    begun: Write
+
+    def finish(self, puts: Sequence[tuple[bytes, bytes]]) -> None:
+        last = Packed(*(Strings.of([row[i] for row in sorted(dict(puts).items())]) for i in (0, 1)))
+        self.store.write(replace(self.begun, packed=[*self.begun.packed, last]))
 
 
 class MemoryReader:

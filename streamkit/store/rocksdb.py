@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import starmap
 from operator import itemgetter
 from pathlib import Path
@@ -30,8 +31,8 @@ from rocksdict import (
 )
 
 from streamkit.errors import StateError, StateLocked, StateMissing
-from streamkit.store.base import Write
-from streamkit.store.sortedfile import can_be_file, make_file
+from streamkit.store.base import Begun, Write
+from streamkit.store.sortedfile import SortedFile
 
 MIB = 1024 * 1024
 OWNER_NOTE = "worker.json"
@@ -69,11 +70,17 @@ class RocksStore:
 
         Raises StateError where the disk does not take it, and from then on.
         """
+        self.begin(write).finish(())
+
+    def begin(self, write: Write) -> Begun:
+        return _Begun(self, write, SortedFile(write) if SortedFile.suits(write) else None)
+
+    def _finish(self, write: Write, file: SortedFile | None, puts: Sequence[tuple[bytes, bytes]]) -> None:
         try:
-            if can_be_file(write):
-                self._take_in(write)
+            if file is not None and file.suits_before(puts):
+                self._take_in(file, puts)
             else:
-                self._db.write(_batch(write))
+                self._db.write(_batch(write, puts))
         except Exception as error:
             self._failed = True
             raise StateError(
@@ -81,8 +88,8 @@ class RocksStore:
                 f"room, or mend the disk, and start again; or delete this directory: it is made anew from them"
             ) from error
 
-    def _take_in(self, write: Write) -> None:
-        make_file(self._incoming, write)
+    def _take_in(self, file: SortedFile, puts: Sequence[tuple[bytes, bytes]]) -> None:
+        file.write(self._incoming, puts)
         # What is taken in survives a power cut at once; what was written before it must then, too, or the copy would be
         # said to be further than it is. So the log of that comes to the disk first.
         self._db.flush_wal(True)
@@ -107,6 +114,16 @@ class RocksStore:
         note = self.path.parent / OWNER_NOTE
         owner = f" It says: {note.read_text(encoding='utf-8').strip()}." if note.is_file() else ""
         return StateLocked(f"state at {self.path} is held by another process: is another worker running?{owner}")
+
+
+@dataclass(frozen=True)
+class _Begun:
+    store: RocksStore
+    write: Write
+    file: SortedFile | None
+
+    def finish(self, puts: Sequence[tuple[bytes, bytes]]) -> None:
+        self.store._finish(self.write, self.file, puts)
 
 
 class RocksReader:
@@ -249,7 +266,7 @@ def _holding(items: Iterator[tuple[bytes, bytes]], bounds: ReadOptions) -> Itera
     del bounds
 
 
-def _batch(write: Write) -> WriteBatch:
+def _batch(write: Write, last: Sequence[tuple[bytes, bytes]]) -> WriteBatch:
     batch = WriteBatch(raw_mode=True)
     # RocksDB applies a batch in its order, so the order is Write's.
     for start, end in write.ranges:
@@ -264,6 +281,7 @@ def _batch(write: Write) -> WriteBatch:
     deque(starmap(batch.put, puts), maxlen=0)
     for packed in write.packed:
         deque(map(batch.put, packed.keys.tolist(), packed.values.tolist()), maxlen=0)
+    deque(starmap(batch.put, last), maxlen=0)
     return batch
 
 

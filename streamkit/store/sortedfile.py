@@ -11,13 +11,15 @@ from __future__ import annotations
 import ctypes
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from streamkit.native.loader import Loops, loader
+from streamkit.native.loader import loader
 from streamkit.packed import Packed, Strings
 from streamkit.record import Array
 from streamkit.store.base import Write
@@ -44,11 +46,8 @@ _PROPERTIES: Mapping[str, bytes] = {
 }
 
 
-def can_be_file(write: Write) -> bool:
-    """Is it worth it, and are there the loops for it? Ranges, and parts that overlap, have no place in such a file."""
-    worth = sum(map(len, write.packed)) >= WORTH and not write.ranges and loader.loops() is not None
-    ends = [(part.keys.series[0], part.keys.series[-1]) for part in in_order(write.packed)] if worth else []
-    return worth and all(left[1] < right[0] for left, right in pairwise(ends))
+Row = tuple[bytes, bytes | None]
+"""A key and its value; None deletes it."""
 
 
 def in_order(packed: Iterable[Packed]) -> list[Packed]:
@@ -56,13 +55,49 @@ def in_order(packed: Iterable[Packed]) -> list[Packed]:
     return sorted((part for part in packed if len(part)), key=lambda part: bytes(part.keys.series[0]))
 
 
-def make_file(path: Path, write: Write) -> None:
-    """Make `path` of a Write that `can_be_file`. Raises OSError."""
-    loops = loader.loops()
-    assert loops is not None
-    rows: dict[bytes, bytes | None] = {**dict.fromkeys(write.deletes), **dict(write.puts)}
-    with path.open("wb") as file:
-        file.writelines(_parts(loops, sorted(rows.items()), in_order(write.packed)))
+class SortedFile:
+    """A file in the making, by a thread of its own, of a Write that it `suits`; keys before all of them may come last.
+
+    What goes wrong there is raised by `write`.
+    """
+
+    def __init__(self, write: Write) -> None:
+        rows: dict[bytes, bytes | None] = {**dict.fromkeys(write.deletes), **dict(write.puts)}
+        self._rows, self._packed = sorted(rows.items()), in_order(write.packed)
+        firsts = [self._packed[0].keys.series[0], *(key for key, _ in self._rows[:1])]
+        self._first = min(firsts)
+        self._thread = ThreadPoolExecutor(1, "streamkit-file")
+        self._blocks = self._thread.submit(_blocks_of, self._rows, self._packed)
+        self._thread.shutdown(wait=False)
+
+    @staticmethod
+    def suits(write: Write) -> bool:
+        """Is it worth it, and are there the loops for it? Ranges, and parts that overlap, have no place in a file."""
+        if sum(map(len, write.packed)) < WORTH or write.ranges or loader.loops() is None:
+            return False
+        ends = [(part.keys.series[0], part.keys.series[-1]) for part in in_order(write.packed)]
+        return all(left[1] < right[0] for left, right in pairwise(ends))
+
+    def suits_before(self, puts: Sequence[tuple[bytes, bytes]]) -> bool:
+        """Do these come before what is in the making?"""
+        return all(key < self._first for key, _ in puts)
+
+    def write(self, path: Path, puts: Sequence[tuple[bytes, bytes]]) -> None:
+        """Make `path` of it, and of `puts`. Raises OSError."""
+        blocks = self._blocks.result()
+        with path.open("wb") as file:
+            file.writelines(_parts(_blocks_of(sorted(dict(puts).items()), []) if puts else None, blocks))
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """Data blocks with their trailers: their bytes, each one's last key, beginning and size; what is in them."""
+
+    data: Array
+    ends: Sequence[tuple[bytes, int, int]]
+    count: int
+    key_size: int
+    hashes: Array
 
 
 def _stream(keys: Strings, values: Strings, gone: Array) -> list[int]:
@@ -71,41 +106,55 @@ def _stream(keys: Strings, values: Strings, gone: Array) -> list[int]:
     return [*(array.ctypes.data for array in arrays), len(keys)]
 
 
-def _parts(loops: Loops, rows: Sequence[tuple[bytes, bytes | None]], packed: Sequence[Packed]) -> Iterator[Any]:
-    """The file's, from its beginning to its end."""
-    sorted_, keys, values = loops.sorted, Strings.of([k for k, _ in rows]), Strings.of([v or b"" for _, v in rows])
+def _blocks_of(rows: Sequence[Row], packed: Sequence[Packed]) -> _Blocks:
+    loops = loader.loops()
+    assert loops is not None
+    keys, values = Strings.of([key for key, _ in rows]), Strings.of([value or b"" for _, value in rows])
     gone = np.array([value is None for _, value in rows], np.uint8)
     count = len(rows) + sum(map(len, packed))
     size = keys.size + values.size + sum(part.size for part in packed)
-    out = np.empty(size + count * sorted_.ROW_MOST + 64, np.uint8)
-    blocks = np.empty((size // sorted_.BLOCK_BYTES + count, 4), np.int64)
-    bloom = np.zeros(_LINE * (count * _BITS_EACH // (8 * _LINE) | 1), np.uint8)
-    streams = np.array([_stream(part.keys, part.values, gone) for part in packed], np.int64)
-    at, made, written = sorted_.write(
-        sorted_.CRC, np.array(_stream(keys, values, gone), np.int64), streams, out, blocks, bloom, _PROBES
-    )
-    yield out[:at]
+    out = np.empty(size + count * loops.sorted.ROW_MOST + 64, np.uint8)
+    blocks, hashes = np.empty((len(out) // loops.sorted.BLOCK_BYTES + 2, 4), np.int64), np.empty(count, np.uint32)
+    streams = np.array([_stream(part.keys, part.values, gone) for part in packed], np.int64).reshape(-1, 6)
+    first = np.array(_stream(keys, values, gone), np.int64)
+    at, made, written = loops.sorted.write(loops.sorted.CRC, first, streams, out, blocks, hashes)
+    ends = [(ctypes.string_at(last, length), begin, bytes_) for begin, bytes_, last, length in blocks[:made].tolist()]
+    key_size = keys.size + sum(part.keys.size for part in packed)
+    return _Blocks(out[:at], ends, written, key_size, hashes[:written])
+
+
+def _parts(first: _Blocks | None, then: _Blocks) -> Iterator[Any]:
+    """The file's, from its beginning to its end."""
+    loops = loader.loops()
+    assert loops is not None
+    at, index = 0, []
+    for blocks in [first, then] if first else [then]:
+        yield blocks.data
+        index += [(last + _SMALLEST, _varints(at + begin, size)) for last, begin, size in blocks.ends]
+        at += len(blocks.data)
+    hashes = np.concatenate([first.hashes, then.hashes]) if first else then.hashes
+    bloom = np.zeros(_LINE * (len(hashes) * _BITS_EACH // (8 * _LINE) | 1), np.uint8)
+    loops.sorted.remember(bloom, _PROBES, hashes)
+    told = {"data.size": at, "num.data.blocks": len(index), "num.entries": len(hashes),
+            "raw.key.size": then.key_size + 8 * then.count, "filter.size": len(bloom)}  # fmt: skip
+    known = {**_PROPERTIES, **{f"rocksdb.{name}": _varints(number) for name, number in told.items()}}
 
     def block(data: bytes) -> tuple[bytes, bytes]:
         """A block with its trailer, and where it is."""
         nonlocal at
         data += b"\0"  # not compressed
         start = np.frombuffer(data, np.uint8).ctypes.data
-        crc = sorted_.checksum(sorted_.CRC, start, start + len(data))
+        crc = loops.sorted.checksum(loops.sorted.CRC, start, start + len(data))
         place = _varints(at, len(data) - 1)
         at += len(data) + 4
         return data + struct.pack("<I", crc), place
 
-    lasts = [(ctypes.string_at(last, size), begin, bytes_) for begin, bytes_, last, size in blocks[:made].tolist()]
     filter_, filter_at = block(bloom.tobytes() + struct.pack("<BI", _PROBES, len(bloom) // _LINE))
-    index, index_at = block(_block((key + _SMALLEST, _varints(begin, bytes_)) for key, begin, bytes_ in lasts))
-    told = {"data.size": out[:at].size, "num.data.blocks": made, "num.entries": written, "index.size": len(index),
-            "filter.size": len(filter_), "raw.key.size": size + 8 * written}  # fmt: skip
-    known = {**_PROPERTIES, **{f"rocksdb.{name}": _varints(number) for name, number in told.items()}}
+    index_block, index_at = block(_block(index))
     properties, properties_at = block(_block((name.encode(), known[name]) for name in sorted(known)))
     meta, meta_at = block(_block([(_FILTER, filter_at), (b"rocksdb.properties", properties_at)]))
     footer = (bytes([_CRC32C]) + meta_at + index_at).ljust(_FOOTER, b"\0")
-    yield from (filter_, index, properties, meta, footer + struct.pack("<IQ", _VERSION, _MAGIC))
+    yield from (filter_, index_block, properties, meta, footer + struct.pack("<IQ", _VERSION, _MAGIC))
 
 
 def _block(entries: Iterable[tuple[bytes, bytes]]) -> bytes:

@@ -360,6 +360,17 @@ class StoreContract(ABC):
                     reader.refresh()
                     assert dict(reader.scan(b"", b"\xff")) == right
                     assert reader.get([b"z", b"a", b"many-000004"]) == [None, turn, turn]
+                begun = store.begin(Write(puts=[(b"a", b"7")], packed=[packed(0, b"7"), packed(MANY, b"7")]))
+                assert store.get([b"a", b"many-000000"]) == [b"2", b"2"], "it shows before it is finished"
+                store.begin(Write(puts=[(b"a", b"8")], packed=[packed(0, b"8")]))  # never finished
+                begun.finish([(b"0", b"7"), (b"1", b"7")])
+                store.begin(Write(puts=[(b"b", b"7")], packed=[packed(0, b"7")])).finish([(b"zz", b"9")])
+                store.begin(Write(puts=[(b"c", b"7")])).finish([(b"c", b"9")])
+                keys = [b"0", b"1", b"a", b"b", b"c", b"many-000000", b"zz"]
+                reader.refresh()
+                for shown in (store, reader):
+                    assert shown.get(keys) == [b"7", b"7", b"7", b"7", b"9", b"7", b"9"]
+                store.write(Write(deletes=[b"0", b"1", b"b", b"c"]))
                 # What overlaps, what is few and what comes with ranges goes another way, and comes to the same.
                 store.write(Write(packed=[packed(0, b"3"), packed(MANY - 1, b"4")]))
                 store.write(Write(ranges=[(b"a", b"b")], packed=[packed(2 * MANY, b"5")]))
