@@ -16,6 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamkit.errors import StateLocked, StateMissing
+from streamkit.native.loader import loader
+from streamkit.packed import Packed, Strings
+from streamkit.store import sortedfile
 from streamkit.store.base import Store, StoreReader, Write
 from streamkit.store.memory import MemoryReader, MemoryStore
 from streamkit.store.rocksdb import OWNER_NOTE, RocksReader, RocksStore
@@ -80,6 +83,7 @@ class TestRocksStore(StoreContract):
     @pytest.fixture(autouse=True)
     def _path(self, tmp_path: Path) -> None:
         self.path = tmp_path / "below" / "state"
+        assert loader.load() is not None, loader.failure  # without them nothing comes in as files
 
     def make_store(self) -> Store:
         return RocksStore(self.path)
@@ -222,24 +226,36 @@ def follow(reader: RocksReader, *, writes: int) -> None:
             first = last if first < 0 else first
 
 
-Keys = st.binary(max_size=2)
+Keys, Values = st.binary(max_size=2), st.binary(max_size=3)
+Packs = st.dictionaries(Keys, Values, max_size=5).map(
+    lambda pairs: Packed.of(Strings.of(list(pairs)), Strings.of(list(pairs.values())))
+)
 Writes = st.builds(
     Write,
-    puts=st.lists(st.tuples(Keys, st.binary(max_size=3)), max_size=5),
+    puts=st.lists(st.tuples(Keys, Values), max_size=5),
     deletes=st.lists(Keys, max_size=3),
-    ranges=st.lists(st.tuples(Keys, Keys), max_size=2),
+    ranges=st.lists(st.tuples(Keys, Keys), max_size=1),
+    packed=st.lists(Packs, max_size=2),
 )
+Begun = st.tuples(Writes, st.dictionaries(st.sampled_from([b"", b"\0", b"\xff"]), Values, max_size=2))
 
 
-@settings(max_examples=30, deadline=None)
-@given(writes=st.lists(Writes, max_size=8), start=Keys, end=Keys)
+@pytest.fixture
+def _files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sortedfile, "WORTH", 1)
+    assert loader.load() is not None, loader.failure
+
+
+@pytest.mark.usefixtures("_files")
+@settings(max_examples=100, deadline=None)
+@given(writes=st.lists(Begun, max_size=8), start=Keys, end=Keys)
 def test_both_stores_agree(
-    tmp_path_factory: pytest.TempPathFactory, writes: list[Write], start: bytes, end: bytes
+    tmp_path_factory: pytest.TempPathFactory, writes: list[tuple[Write, dict[bytes, bytes]]], start: bytes, end: bytes
 ) -> None:
     with closing(RocksStore(tmp_path_factory.mktemp("state"))) as rocks, closing(MemoryStore()) as memory:
-        for write in writes:
+        for write, last in writes:
             for store in (rocks, memory):
-                store.write(write)
+                store.begin(write).finish(list(last.items()))
         assert list(rocks.scan(start, end)) == list(memory.scan(start, end))
         assert list(rocks.scan(b"", b"\xff\xff\xff")) == list(memory.scan(b"", b"\xff\xff\xff"))
         assert rocks.get([start, end]) == memory.get([start, end])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
 
 import pytest
@@ -16,7 +17,8 @@ from streamkit.changelog import block, compaction, follower
 from streamkit.errors import CutMismatch, StateMissing
 from streamkit.native.loader import loader
 from streamkit.serving.merge import Serving
-from streamkit.speed import assignment, views
+from streamkit.speed import ahead, assignment, views
+from streamkit.speed.ahead import ReadAhead
 from streamkit.testing.driver import Driver
 from tests.life.app import Click, answers, expected, topology
 from tests.life.oracle import Raw, events_before
@@ -34,6 +36,13 @@ clicks = st.builds(
 
 WORKERS = 2
 workers = st.integers(0, WORKERS - 1)
+
+
+def read_ahead(reader: ReadAhead, begin: Callable[[ReadAhead], None] = ReadAhead.begin) -> None:
+    """To the end, so that an interleaving is the same each time."""
+    begin(reader)
+    if reader._thread is not None:
+        reader._thread.join()
 
 
 class Life(RuleBasedStateMachine):
@@ -61,6 +70,10 @@ class Life(RuleBasedStateMachine):
             patch.setattr(fold, "MANY", 1)
             patch.setattr(views, "MANY", 1)
             assert loader.load() is not None, loader.failure
+            patch.setattr(ahead, "BULK", 1)
+            patch.setattr(ahead, "MOST", 10)
+            patch.setattr(ahead, "_PATIENCE", 0.0)
+            patch.setattr(ReadAhead, "begin", read_ahead)
         patch.setattr(assignment, "_PLACE_SECONDS", 0.0)
         self.app = topology(standbys=standbys)
         self.topic = self.app.topics["clicks"]

@@ -10,7 +10,7 @@ import pytest
 from tests.life.mutations import ROOT, Mutation, mutations
 
 MUTATIONS = mutations()
-CONTRACTS = "".join(path.read_text() for path in (ROOT / "streamkit" / "testing").glob("*_contracts.py"))
+CONTRACTS = "".join(path.read_text() for path in (ROOT / "streamkit" / "testing").glob("*contracts.py"))
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
