@@ -20,8 +20,9 @@ of a byte for each row that is 1 where the key is deleted (of `rows` only), and 
 BLOCK_BYTES = 16 << 10
 RESTARTS = 16
 """Rows from one that has its whole key to the next."""
-ROW_MOST = 28
-"""Bytes of a row besides key and value, at most: lengths, what RocksDB puts behind a key, its share of restarts."""
+ROW_MOST = 40
+"""Bytes of a row besides key and value, at most, where it is a block of its own: three lengths of up to 5, 8 behind its
+key, a restart, their number, a trailer."""
 TRAILER = 5
 """Bytes behind a block: how it is compressed (not), and its checksum."""
 _DELETED, _PUT = 0, 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,8 +13,8 @@ from streamkit.packed import Packed
 class Write:
     """One atomic write: first the ranges `[from, to)` go, then the deletes, then the puts come, then what is packed."""
 
-    puts: Iterable[tuple[bytes, bytes]] = ()
-    deletes: Iterable[bytes] = ()
+    puts: Sequence[tuple[bytes, bytes]] = ()
+    deletes: Sequence[bytes] = ()
     ranges: Sequence[tuple[bytes, bytes]] = ()
     packed: Sequence[Packed] = ()
 

@@ -73,11 +73,11 @@ class RocksStore:
         self.begin(write).finish(())
 
     def begin(self, write: Write) -> Begun:
-        return _Begun(self, write, SortedFile(write) if SortedFile.suits(write) else None)
+        return _Begun(self, write, SortedFile.of(write))
 
     def _finish(self, write: Write, file: SortedFile | None, puts: Sequence[tuple[bytes, bytes]]) -> None:
         try:
-            if file is not None and file.suits_before(puts):
+            if file is not None and file.can_begin_with(puts):
                 self._take_in(file, puts)
             else:
                 self._db.write(_batch(write, puts))

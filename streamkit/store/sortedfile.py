@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from streamkit.native.loader import loader
+from streamkit.native.loader import Loops, loader
 from streamkit.packed import Packed, Strings
 from streamkit.record import Array
 from streamkit.store.base import Write
@@ -56,37 +56,39 @@ def in_order(packed: Iterable[Packed]) -> list[Packed]:
 
 
 class SortedFile:
-    """A file in the making, by a thread of its own, of a Write that it `suits`; keys before all of them may come last.
+    """A file of a Write, in the making by a thread of its own; keys before all of the Write's may come last.
 
     What goes wrong there is raised by `write`.
     """
 
-    def __init__(self, write: Write) -> None:
+    def __init__(self, loops: Loops, rows: Sequence[Row], packed: Sequence[Packed]) -> None:
+        self._loops = loops
+        self._first = min([packed[0].keys.series[0], *(key for key, _ in rows[:1])])
+        with ThreadPoolExecutor(1, "streamkit-file") as thread:
+            self._blocks = thread.submit(_blocks_of, loops, rows, packed)
+            thread.shutdown(wait=False)
+
+    @classmethod
+    def of(cls, write: Write) -> SortedFile | None:
+        """None where it is not worth it, or cannot be: ranges, and parts that overlap, have no place in a file."""
+        loops = loader.loops()
+        if sum(map(len, write.packed)) < WORTH or write.ranges or loops is None:
+            return None
+        packed = in_order(write.packed)
+        if any(left.keys.series[-1] >= right.keys.series[0] for left, right in pairwise(packed)):
+            return None
         rows: dict[bytes, bytes | None] = {**dict.fromkeys(write.deletes), **dict(write.puts)}
-        self._rows, self._packed = sorted(rows.items()), in_order(write.packed)
-        firsts = [self._packed[0].keys.series[0], *(key for key, _ in self._rows[:1])]
-        self._first = min(firsts)
-        self._thread = ThreadPoolExecutor(1, "streamkit-file")
-        self._blocks = self._thread.submit(_blocks_of, self._rows, self._packed)
-        self._thread.shutdown(wait=False)
+        return cls(loops, sorted(rows.items()), packed)
 
-    @staticmethod
-    def suits(write: Write) -> bool:
-        """Is it worth it, and are there the loops for it? Ranges, and parts that overlap, have no place in a file."""
-        if sum(map(len, write.packed)) < WORTH or write.ranges or loader.loops() is None:
-            return False
-        ends = [(part.keys.series[0], part.keys.series[-1]) for part in in_order(write.packed)]
-        return all(left[1] < right[0] for left, right in pairwise(ends))
-
-    def suits_before(self, puts: Sequence[tuple[bytes, bytes]]) -> bool:
+    def can_begin_with(self, puts: Sequence[tuple[bytes, bytes]]) -> bool:
         """Do these come before what is in the making?"""
         return all(key < self._first for key, _ in puts)
 
     def write(self, path: Path, puts: Sequence[tuple[bytes, bytes]]) -> None:
         """Make `path` of it, and of `puts`. Raises OSError."""
-        blocks = self._blocks.result()
+        first = _blocks_of(self._loops, sorted(dict(puts).items()), [])
         with path.open("wb") as file:
-            file.writelines(_parts(_blocks_of(sorted(dict(puts).items()), []) if puts else None, blocks))
+            file.writelines(_parts(self._loops, [first, self._blocks.result()]))
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,6 @@ class _Blocks:
 
     data: Array
     ends: Sequence[tuple[bytes, int, int]]
-    count: int
     key_size: int
     hashes: Array
 
@@ -106,9 +107,7 @@ def _stream(keys: Strings, values: Strings, gone: Array) -> list[int]:
     return [*(array.ctypes.data for array in arrays), len(keys)]
 
 
-def _blocks_of(rows: Sequence[Row], packed: Sequence[Packed]) -> _Blocks:
-    loops = loader.loops()
-    assert loops is not None
+def _blocks_of(loops: Loops, rows: Sequence[Row], packed: Sequence[Packed]) -> _Blocks:
     keys, values = Strings.of([key for key, _ in rows]), Strings.of([value or b"" for _, value in rows])
     gone = np.array([value is None for _, value in rows], np.uint8)
     count = len(rows) + sum(map(len, packed))
@@ -120,23 +119,22 @@ def _blocks_of(rows: Sequence[Row], packed: Sequence[Packed]) -> _Blocks:
     at, made, written = loops.sorted.write(loops.sorted.CRC, first, streams, out, blocks, hashes)
     ends = [(ctypes.string_at(last, length), begin, bytes_) for begin, bytes_, last, length in blocks[:made].tolist()]
     key_size = keys.size + sum(part.keys.size for part in packed)
-    return _Blocks(out[:at], ends, written, key_size, hashes[:written])
+    return _Blocks(out[:at], ends, key_size, hashes[:written])
 
 
-def _parts(first: _Blocks | None, then: _Blocks) -> Iterator[Any]:
+def _parts(loops: Loops, following: Sequence[_Blocks]) -> Iterator[Any]:
     """The file's, from its beginning to its end."""
-    loops = loader.loops()
-    assert loops is not None
     at, index = 0, []
-    for blocks in [first, then] if first else [then]:
+    for blocks in following:
         yield blocks.data
         index += [(last + _SMALLEST, _varints(at + begin, size)) for last, begin, size in blocks.ends]
         at += len(blocks.data)
-    hashes = np.concatenate([first.hashes, then.hashes]) if first else then.hashes
+    hashes = np.concatenate([blocks.hashes for blocks in following])
     bloom = np.zeros(_LINE * (len(hashes) * _BITS_EACH // (8 * _LINE) | 1), np.uint8)
     loops.sorted.remember(bloom, _PROBES, hashes)
     told = {"data.size": at, "num.data.blocks": len(index), "num.entries": len(hashes),
-            "raw.key.size": then.key_size + 8 * then.count, "filter.size": len(bloom)}  # fmt: skip
+            "raw.key.size": sum(blocks.key_size for blocks in following) + len(_SMALLEST) * len(hashes),
+            "filter.size": len(bloom)}  # fmt: skip
     known = {**_PROPERTIES, **{f"rocksdb.{name}": _varints(number) for name, number in told.items()}}
 
     def block(data: bytes) -> tuple[bytes, bytes]:

@@ -384,7 +384,7 @@ class StoreContract(ABC):
         with closing(self.make_store()) as store:
             store.write(Write(puts=[(b"a", b"1"), (b"b", b"2")]))
             store.write(Write(ranges=[(b"b", b"a"), (b"a", b"a")]))
-            store.write(Write(puts=iter([(b"c", b"3")]), deletes=iter([b"a"])))
+            store.write(Write(puts=[(b"c", b"3")], deletes=[b"a"]))
             store.write(Write())
             assert list(store.scan(b"a", b"z")) == [(b"b", b"2"), (b"c", b"3")]
 

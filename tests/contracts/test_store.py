@@ -247,6 +247,20 @@ def _files(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_files")
+@pytest.mark.parametrize("key_bytes", [1, 300, 70_000])
+@pytest.mark.parametrize("value_bytes", [0, 200, 70_000])
+def test_files_hold_keys_and_values_of_any_length(tmp_path: Path, key_bytes: int, value_bytes: int) -> None:
+    """Long ones are blocks of their own, and take the most room beside themselves."""
+    rows = [(b"%02d" % n + b"k" * key_bytes, bytes(value_bytes)) for n in range(40)]
+    packed = Packed(*(Strings.of([row[i] for row in rows[::2]]) for i in (0, 1)))
+    with closing(RocksStore(tmp_path / "state")) as store:
+        store.begin(Write(puts=rows[1::2], packed=[packed])).finish([(b"", b"x" * value_bytes)])
+        assert list(store.scan(b"", b"\xff")) == [(b"", b"x" * value_bytes), *rows]
+        assert store.get([key for key, _ in rows]) == [value for _, value in rows]
+        assert [path.suffix for path in store.path.glob("*.sst")] == [".sst"], "it did not come in as a file"
+
+
+@pytest.mark.usefixtures("_files")
 @settings(max_examples=100, deadline=None)
 @given(writes=st.lists(Begun, max_size=8), start=Keys, end=Keys)
 def test_both_stores_agree(
