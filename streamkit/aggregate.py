@@ -105,7 +105,8 @@ class Aggregate(ABC, Generic[S, R]):
         """An expression that makes of values of `partial` what `dump` makes of their `state`s; None where Python must.
 
         With it, many states become bytes without an object for each. The law: what it makes is `dump(state(partial))`,
-        or it fails (a whole number beyond 64 bits), and then Python does it.
+        or it fails (a whole number beyond 64 bits), and then Python does it. Whoever overrides `partial`, `state` or
+        `dump` overrides this, too.
         """
         del partials
         return None
