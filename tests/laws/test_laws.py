@@ -139,7 +139,7 @@ def test_a_wrong_aggregate_is_caught(make: Callable[[], Aggregate[Any, Any]], la
 
 def test_a_new_aggregate_is_found_without_being_listed() -> None:
     found = mean_of_means()
-    assert [type(a) for a in every_aggregate() if type(a).__name__ == "MeanOfMeans"] == [type(found)]
+    assert type(found) in map(type, every_aggregate())
 
 
 def test_a_users_aggregate_is_checked_on_its_own_fields() -> None:

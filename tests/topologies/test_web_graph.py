@@ -56,9 +56,14 @@ def real_one() -> Crawled:
     return Crawled(real(), 1_000)
 
 
+@cache
+def made_up_one() -> Crawled:
+    return Crawled(made_up(), 400)
+
+
 @pytest.fixture(scope="module", params=["real", "made up"])
 def crawled(request: pytest.FixtureRequest) -> Crawled:
-    return real_one() if request.param == "real" else Crawled(made_up(), 400)
+    return real_one() if request.param == "real" else made_up_one()
 
 
 def graph(fetches: Sequence[Fetch]) -> tuple[Links, list[tuple[str, str]]]:
@@ -132,7 +137,7 @@ def test_ranks_are_those_of_floats_and_near_those_that_networkx_converges_to(cra
 
 
 def test_what_is_made_up_has_all_that_a_crawl_has() -> None:
-    crawled = Crawled(made_up()[:600], 600)
+    crawled = made_up_one()
     assert crawled.broken
     degrees = sorted(crawled.degrees.values())
     assert degrees[-1] > 10 * degrees[len(degrees) // 2]  # some are linked to by many, most by few
