@@ -54,7 +54,8 @@ class Fold:
         self.in_columns = len(self._combined) == len(kinds)
         """Can `combine` merge what `groups` makes?"""
         dumped = [a.dumped(pl.col(f"__{i}")) for i, a in enumerate(self._aggregates)]
-        self._dumped = [e for e in dumped if e is not None]
+        self._dumped = [e.alias(f"__{i}") for i, e in enumerate(dumped) if e is not None]
+        self._packs = [*self._key_columns, *(f"__{i}" for i in range(len(kinds)))]
 
     def states(self, batches: Sequence[Decoded]) -> tuple[dict[int, States], list[Rejected]]:
         """States by partition, and the records that the View's expressions fail on."""
@@ -90,16 +91,16 @@ class Fold:
         loops = loader.loops()
         if loops is None or len(self._dumped) < len(self._aggregates) or len(groups) <= MANY:
             return None
-        groups = self._in_order(groups)
-        keys = groups.select(self._key_columns)
         try:
-            states = groups.select(self._dumped)
+            rows = groups.with_columns(self._dumped)
         except pl.exceptions.InvalidOperationError:  # a number beyond 64 bits
             return None
-        if not (can_pack(keys) and can_pack(states)):
+        if not can_pack(rows.select(self._packs)):
             return None
-        tails = windows(groups[START].to_numpy(), groups[END].to_numpy())
-        return Packed.of(pack_rows(loops, keys, prefix, tails), pack_rows(loops, states))
+        rows = self._in_order(rows)
+        tails = windows(rows[START].to_numpy(), rows[END].to_numpy())
+        keys, states = self._packs[: len(self._key_columns)], self._packs[len(self._key_columns) :]
+        return Packed.of(pack_rows(loops, rows.select(keys), prefix, tails), pack_rows(loops, rows.select(states)))
 
     def _in_order(self, groups: pl.DataFrame) -> pl.DataFrame:
         return groups.sort(*self._key_columns, START)

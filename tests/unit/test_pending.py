@@ -40,7 +40,7 @@ EVENT = st.builds(Event, st.integers(-30_000, 30_000), KINDS["number"], KINDS["n
 BATCHES = st.lists(st.tuples(st.integers(0, 2), st.lists(EVENT, min_size=1, max_size=8)), max_size=6)
 AGGREGATES: dict[str, sk.Aggregate[Any, Any]] = {
     "n": sk.Count(), "some": sk.Count("maybe"), "sum": sk.Sum("number"), "least": sk.Min("ratio"),
-    "most": sk.Max("name"),
+    "most": sk.Max("name"), "highest": sk.Max("ratio"),
 }  # fmt: skip
 
 
