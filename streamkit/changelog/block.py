@@ -38,12 +38,13 @@ def pack(changes: Sequence[Change]) -> list[bytes]:
     key_sizes = np.fromiter(map(len, keys), "<i4", len(keys))
     value_sizes = np.fromiter([_NONE if value is None else len(value) for value in values], "<i4", len(values))
     return [
-        b"".join([
-            _COUNT.pack(end - begin), key_sizes[begin:end].tobytes(), value_sizes[begin:end].tobytes(),
-            *keys[begin:end], *[value for value in values[begin:end] if value is not None],
-        ])
+        _block(
+            key_sizes[begin:end],
+            value_sizes[begin:end],
+            [*keys[begin:end], *[value for value in values[begin:end] if value is not None]],
+        )
         for begin, end in _parts(key_sizes, value_sizes)
-    ]  # fmt: skip
+    ]
 
 
 def pack_all(changes: Changes) -> list[bytes]:
@@ -55,10 +56,12 @@ def _packed(packed: Packed) -> Iterator[bytes]:
     keys, values = packed.keys, packed.values
     key_sizes, value_sizes = (np.diff(strings.ends).astype("<i4") for strings in (keys, values))
     for begin, end in _parts(key_sizes, value_sizes):
-        yield b"".join([
-            _COUNT.pack(end - begin), key_sizes[begin:end].tobytes(), value_sizes[begin:end].tobytes(),
-            *(strings.data[strings.ends[begin] : strings.ends[end]].tobytes() for strings in (keys, values)),
-        ])  # fmt: skip
+        content = [strings.data[strings.ends[begin] : strings.ends[end]].tobytes() for strings in (keys, values)]
+        yield _block(key_sizes[begin:end], value_sizes[begin:end], content)
+
+
+def _block(key_sizes: Array, value_sizes: Array, content: Sequence[bytes]) -> bytes:
+    return b"".join([_COUNT.pack(len(key_sizes)), key_sizes.tobytes(), value_sizes.tobytes(), *content])
 
 
 def _parts(key_sizes: Array, value_sizes: Array) -> Iterator[tuple[int, int]]:
