@@ -64,9 +64,9 @@ class SortedFile:
     def __init__(self, loops: Loops, rows: Sequence[Row], packed: Sequence[Packed]) -> None:
         self._loops = loops
         self._first = min([packed[0].keys.series[0], *(key for key, _ in rows[:1])])
-        with ThreadPoolExecutor(1, "streamkit-file") as thread:
-            self._blocks = thread.submit(_blocks_of, loops, rows, packed)
-            thread.shutdown(wait=False)
+        thread = ThreadPoolExecutor(1, "streamkit-file")
+        self._blocks = thread.submit(_blocks_of, loops, rows, packed)
+        thread.shutdown(wait=False)  # a `with` would wait for it here
 
     @classmethod
     def of(cls, write: Write) -> SortedFile | None:

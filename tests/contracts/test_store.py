@@ -6,10 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -258,6 +260,22 @@ def test_files_hold_keys_and_values_of_any_length(tmp_path: Path, key_bytes: int
         assert list(store.scan(b"", b"\xff")) == [(b"", b"x" * value_bytes), *rows]
         assert store.get([key for key, _ in rows]) == [value for _, value in rows]
         assert [path.suffix for path in store.path.glob("*.sst")] == [".sst"], "it did not come in as a file"
+
+
+@pytest.mark.usefixtures("_files")
+def test_a_file_is_made_while_something_else_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, make = threading.Event(), sortedfile._blocks_of
+
+    def waits(*what: Any) -> Any:
+        assert begun.wait(PATIENCE), "`begin` waited for the file"
+        return make(*what)
+
+    monkeypatch.setattr(sortedfile, "_blocks_of", waits)
+    with closing(RocksStore(tmp_path / "state")) as store:
+        write = store.begin(Write(packed=[Packed(Strings.of([b"b"]), Strings.of([b"2"]))]))
+        begun.set()
+        write.finish([(b"a", b"1")])
+        assert list(store.scan(b"", b"\xff")) == [(b"a", b"1"), (b"b", b"2")]
 
 
 @pytest.mark.usefixtures("_files")
