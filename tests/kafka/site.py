@@ -188,7 +188,7 @@ class Site:
             cut = scanned[0].cut.offsets if scanned else {}
             events = [e for e in events_before(records, cut) if e["campaign"] != 7]
             assert answers(scanned) == expected(name, events), name
-            assert offsets is None or cut == offsets
+            assert offsets is None or cut == offsets, f"{name}: {cut}, expected {offsets}"
             count += len(scanned)
         return count
 

@@ -19,6 +19,7 @@ from streamkit.speed.run import ends_of
 from streamkit.speed.worker import Worker, caught_up
 from streamkit.store.base import Store
 from streamkit.store.rocksdb import RocksStore
+from streamkit.topic import REPLAYABLE
 
 KEYS, ROUNDS = 40, 30
 
@@ -53,7 +54,7 @@ def test_a_changelog_is_cut_and_what_is_left_makes_the_state(
     app = topology(unique("compacted"))
     [topic] = app.sources().values()
     with closing(KafkaLog(Connection(brokers))) as log:
-        log.create(topic.name, partitions=1)
+        log.create(topic.name, partitions=1, config=REPLAYABLE)
         changelog = changelog_topic(app.name, topic.name)
         with closing(RocksStore.open(tmp_path / "one")) as store, closing(Worker(app, log, store)) as worker:
             with closing(log.writer()) as writer:
