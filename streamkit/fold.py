@@ -71,7 +71,7 @@ class Fold:
 
     def combine(self, groups: Sequence[pl.DataFrame]) -> pl.DataFrame:
         """What `groups` made, merged: a row a Slot."""
-        rows = pl.concat(groups, how="vertical_relaxed")
+        rows = stack(groups)
         # To see that no Slot is there twice takes a fifth of what merging them takes.
         if rows.select(self._slot_columns).hash_rows().n_unique() == len(rows):
             return rows
@@ -79,7 +79,7 @@ class Fold:
 
     def encoded(self, groups: pl.DataFrame, prefix: bytes) -> tuple[list[bytes], list[State]]:
         """The Slots of `groups` as bytes (`slot_key`) behind a prefix, and their states; nearly in the bytes' order."""
-        groups = self._in_order(groups) if len(groups) > MANY else groups
+        groups = groups.sort(*self._key_columns, START) if len(groups) > MANY else groups
         keys = zip(*(groups[name].to_list() for name in self._key_columns), strict=True)
         columns = [groups[f"__{i}"].to_list() for i in range(len(self._aggregates))]
         states = [map(a.state, column) for a, column in zip(self._aggregates, columns, strict=True)]
@@ -87,7 +87,10 @@ class Fold:
         return slot_keys(prefix, keys, starts, ends), list(zip(*states, strict=True))
 
     def packed(self, groups: pl.DataFrame, prefix: bytes) -> Packed | None:
-        """As `encoded`, the states as `dump` makes them; None where only Python can do that, or there are but a few."""
+        """As `encoded`, the states as `dump` makes them, in the bytes' order.
+
+        None where only Python can do that, where there are but a few, and where a Slot is there twice.
+        """
         loops = loader.loops()
         if loops is None or len(self._dumped) < len(self._aggregates) or len(groups) <= MANY:
             return None
@@ -97,13 +100,10 @@ class Fold:
             return None
         if not can_pack(rows.select(self._packs)):
             return None
-        rows = self._in_order(rows)
         tails = windows(rows[START].to_numpy(), rows[END].to_numpy())
         keys, states = self._packs[: len(self._key_columns)], self._packs[len(self._key_columns) :]
-        return Packed.of(pack_rows(loops, rows.select(keys), prefix, tails), pack_rows(loops, rows.select(states)))
-
-    def _in_order(self, groups: pl.DataFrame) -> pl.DataFrame:
-        return groups.sort(*self._key_columns, START)
+        packed = pack_rows(loops, rows.select(keys), prefix, tails), pack_rows(loops, rows.select(states))
+        return Packed.of(loops, *packed)
 
     def _parts(
         self, batches: Sequence[Decoded], make: Callable[[Sequence[Decoded]], T]
@@ -232,6 +232,11 @@ class Fold:
 def fields_of(view: View) -> tuple[str, ...]:
     """The fields of the topic that a View's fold reads."""
     return tuple(sorted({*view.fields, *([view.topic.timestamp] if view.topic.timestamp else [])}))
+
+
+def stack(groups: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """The rows of all that `Fold.groups` made, a Slot as often as it is in them."""
+    return pl.concat(groups, how="vertical_relaxed")
 
 
 def _partitions(batches: Sequence[Decoded]) -> pl.Series:

@@ -73,7 +73,8 @@ class Strings:
 class Packed:
     """Keys, in their order and none twice, and as many values.
 
-    >>> packed = Packed.of(Strings.of([b"b", b"a"]), Strings.of([b"22", b"1"]))
+    >>> from streamkit.native.loader import loader
+    >>> packed = Packed.of(loader.load(), Strings.of([b"b", b"a"]), Strings.of([b"22", b"1"]))
     >>> len(packed), packed.size, list(packed)
     (2, 5, [(b'a', b'1'), (b'b', b'22')])
     >>> list(packed.at(np.array([1]))), list(packed.without(np.array([1])))
@@ -84,10 +85,13 @@ class Packed:
     values: Strings
 
     @classmethod
-    def of(cls, keys: Strings, values: Strings) -> Packed:
-        """Of keys in any order."""
-        packed, order = cls(keys, values), keys.series
-        return packed if order.is_sorted() else packed.at(order.arg_sort())
+    def of(cls, loops: Loops, keys: Strings, values: Strings) -> Packed | None:
+        """Of keys in any order; None where a key is there twice."""
+        numbers = loops.order.words(keys.data, keys.ends, loops.order.common(keys.data, keys.ends))
+        order = np.argsort(numbers)
+        if loops.order.settle(keys.data, keys.ends, numbers, order):
+            return None
+        return cls(_take(loops, keys, order), _take(loops, values, order))
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -109,6 +113,13 @@ class Packed:
         kept = np.ones(len(self), np.bool_)
         kept[places] = False
         return self.at(np.flatnonzero(kept)) if len(places) else self
+
+
+def _take(loops: Loops, strings: Strings, order: Array) -> Strings:
+    """All of them, in another order."""
+    taken = Strings(np.empty(strings.size, np.uint8), np.empty(len(strings) + 1, np.int64))
+    loops.order.take(strings.data, strings.ends, order, taken.data, taken.ends)
+    return taken
 
 
 def can_pack(frame: pl.DataFrame) -> bool:

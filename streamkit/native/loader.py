@@ -20,7 +20,7 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
-_LOOPS = ("scan", "messages", "batches", "rows", "sorted")
+_LOOPS = ("scan", "messages", "batches", "rows", "order", "sorted")
 _MODULES = (*(f"streamkit.native.{name}" for name in _LOOPS), "pyarrow")
 SWITCH = "STREAMKIT_COLUMNS"
 """Environment: `off` for an object a record always, `on` to load the loops at the first record; else under load."""
@@ -34,6 +34,7 @@ class Loops:
     messages: Any
     batches: Any
     rows: Any
+    order: Any
     sorted: Any
     arrow: Any
 

@@ -49,6 +49,16 @@ def copy(_context: Any, target: types.Type, source: types.Type, length: types.Ty
 
 
 @intrinsic
+def swapped(_context: Any, word: types.Type) -> Any:
+    """A word with its bytes the other way round."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.bswap(arguments[0])
+
+    return types.uint64(types.uint64), generate
+
+
+@intrinsic
 def zeros_below(_context: Any, word: types.Type) -> Any:
     """How many zero bits a word has below its lowest one bit; undefined for 0."""
 

@@ -8,6 +8,7 @@ import numpy as np
 from numba import njit, types
 
 from streamkit.native.memory import byte_at, copy, number_at, word_at
+from streamkit.native.order import shared
 
 _i64, _u32 = types.int64, types.uint32
 _out = types.uint8[::1]
@@ -80,17 +81,6 @@ def _fixed(out: Any, at: Any, value: Any) -> Any:
     return at + 4
 
 
-@njit(_i64(_i64, _i64, _i64), cache=True, nogil=True)
-def _shared(left: Any, right: Any, most: Any) -> Any:
-    """How many bytes two addresses have in common, of so many."""
-    at = 0
-    while at + 8 <= most and word_at(left + at) == word_at(right + at):
-        at += 8
-    while at < most and byte_at(left + at) == byte_at(right + at):
-        at += 1
-    return at
-
-
 @njit(_i64(_stream, _i64, _i64, _i64), cache=True, nogil=True)
 def _place(stream: Any, ends: Any, base: Any, row: Any) -> Any:
     return stream[base] + np.int64(word_at(stream[ends] + 8 * row))
@@ -102,7 +92,7 @@ def _compare(left: Any, row: Any, right: Any, other: Any) -> Any:
     a, b = _place(left, KEY_ENDS, KEYS, row), _place(right, KEY_ENDS, KEYS, other)
     a_size, b_size = _place(left, KEY_ENDS, KEYS, row + 1) - a, _place(right, KEY_ENDS, KEYS, other + 1) - b
     most = min(a_size, b_size)
-    same = _shared(a, b, most)
+    same = shared(a, b, most)
     if same < most:
         return np.int64(byte_at(a + same)) - np.int64(byte_at(b + same))
     return a_size - b_size
@@ -186,19 +176,19 @@ def write(table: Any, rows: Any, packed: Any, out: Any, blocks: Any, hashes: Any
         key, value = _place(stream, KEY_ENDS, KEYS, place), _place(stream, VALUE_ENDS, VALUES, place)
         key_size = _place(stream, KEY_ENDS, KEYS, place + 1) - key
         value_size = _place(stream, VALUE_ENDS, VALUES, place + 1) - value
-        shared = np.int64(0)
+        same = np.int64(0)
         if at == start or since == RESTARTS:
             restarts[count] = at - start
             count += 1
             since = 0
         else:
-            shared = _shared(last, key, min(last_size, key_size))
+            same = shared(last, key, min(last_size, key_size))
         since += 1
-        at = _varint(out, at, shared)
-        at = _varint(out, at, key_size - shared + 8)
+        at = _varint(out, at, same)
+        at = _varint(out, at, key_size - same + 8)
         at = _varint(out, at, value_size)
-        copy(out.ctypes.data + at, key + shared, key_size - shared)
-        at += key_size - shared
+        copy(out.ctypes.data + at, key + same, key_size - same)
+        at += key_size - same
         out[at] = _DELETED if gone else _PUT
         out[at + 1 : at + 8] = 0  # the sequence number, which RocksDB gives to the file as a whole
         at += 8

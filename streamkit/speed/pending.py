@@ -13,7 +13,7 @@ import polars as pl
 from streamkit.aggregate import PARTITION
 from streamkit.checkpoint import slot_key
 from streamkit.decode import Decoded, Rejected
-from streamkit.fold import FOLD_ROWS, Fold, State, States
+from streamkit.fold import FOLD_ROWS, Fold, State, States, stack
 from streamkit.packed import Packed
 
 _APART = 0.8
@@ -86,7 +86,7 @@ class InColumns:
         self._frames: list[pl.DataFrame] = []
         self._rows = self._combined = 0
         self._apart = False
-        """Hardly a key has come twice since the last Checkpoint: to look for those again is not worth it."""
+        """Hardly a key has come twice of late: what waits is not combined before one is seen to be there twice."""
 
     def absorb(self, batches: Sequence[Decoded]) -> list[Rejected]:
         frames, bad = self._fold.groups(batches)
@@ -106,6 +106,11 @@ class InColumns:
         return ([], []) if groups is None else self._fold.encoded(groups, prefix)
 
     def packed(self, partition: int, prefix: bytes) -> Packed | None:
+        if self._apart and self._frames:
+            packed = self._fold.packed(_of(partition, self._frames), prefix)
+            if packed is not None:
+                return packed
+            self._apart = False
         groups = self._groups(partition)
         return None if groups is None else self._fold.packed(groups, prefix)
 
@@ -113,13 +118,12 @@ class InColumns:
         self._keep([frame.filter(pl.col(PARTITION) != partition) for frame in self._frames])
 
     def clear(self) -> None:
-        self._apart = False
         self._keep([])
 
     def _groups(self, partition: int) -> pl.DataFrame | None:
         if len(self._frames) > 1:
             self._combine()
-        return self._frames[0].filter(pl.col(PARTITION) == partition) if self._frames else None
+        return _of(partition, self._frames) if self._frames else None
 
     def _combine(self) -> None:
         self._keep([self._fold.combine(self._frames)])
@@ -127,3 +131,8 @@ class InColumns:
 
     def _keep(self, frames: list[pl.DataFrame]) -> None:
         self._frames, self._rows, self._combined = frames, sum(map(len, frames)), 0
+
+
+def _of(partition: int, frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """A partition's rows."""
+    return stack([frame.filter(pl.col(PARTITION) == partition) for frame in frames])

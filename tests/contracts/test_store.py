@@ -230,7 +230,7 @@ def follow(reader: RocksReader, *, writes: int) -> None:
 
 Keys, Values = st.binary(max_size=2), st.binary(max_size=3)
 Packs = st.dictionaries(Keys, Values, max_size=5).map(
-    lambda pairs: Packed.of(Strings.of(list(pairs)), Strings.of(list(pairs.values())))
+    lambda pairs: Packed(Strings.of(sorted(pairs)), Strings.of([pairs[key] for key in sorted(pairs)]))
 )
 Writes = st.builds(
     Write,

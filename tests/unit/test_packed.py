@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 
 import msgspec
@@ -30,7 +31,8 @@ VALUES: dict[str, tuple[Any, st.SearchStrategy[Any]]] = {
     "flag": (pl.Boolean, st.booleans()),
 }
 ROWS = st.lists(st.tuples(*(st.none() | values for _, values in VALUES.values())), max_size=9)
-PAIRS = st.dictionaries(st.binary(max_size=9), st.binary(max_size=20), max_size=40)
+KEYS = st.binary(max_size=9) | st.builds("{0:\0<{1}}".format, st.sampled_from("ab"), st.integers(0, 30)).map(str.encode)
+PAIRS = st.dictionaries(KEYS, st.binary(max_size=20), max_size=40)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,11 @@ def loops() -> Loops:
 
 
 def packed_of(pairs: dict[bytes, bytes]) -> Packed:
-    return Packed.of(*(Strings.of(list(some)) for some in (pairs, pairs.values())))
+    loops = loader.load()
+    assert loops is not None, loader.failure
+    packed = Packed.of(loops, *(Strings.of(list(some)) for some in (pairs, pairs.values())))
+    assert packed is not None
+    return packed
 
 
 @settings(max_examples=200, deadline=None)
@@ -67,6 +73,7 @@ def test_columns_of_other_kinds_are_left_to_python(values: list[Any]) -> None:
     assert not can_pack(pl.DataFrame({"c": values}))
 
 
+@settings(deadline=None)  # the first one waits for the loops
 @given(PAIRS, st.data())
 def test_what_is_packed_is_in_order_and_taken_apart_by_places(pairs: dict[bytes, bytes], data: st.DataObject) -> None:
     packed, rows = packed_of(pairs), sorted(pairs.items())
@@ -78,6 +85,30 @@ def test_what_is_packed_is_in_order_and_taken_apart_by_places(pairs: dict[bytes,
     assert list(packed.without(places)) == [row for i, row in enumerate(rows) if i not in gone]
 
 
+@settings(deadline=None)
+@given(st.lists(KEYS, max_size=40), st.binary(max_size=12), st.randoms(use_true_random=False))
+def test_keys_come_in_order_or_not_at_all_where_one_is_there_twice(
+    loops: Loops, keys: list[bytes], prefix: bytes, random: Random
+) -> None:
+    keys = [prefix + key for key in keys]
+    many = keys * random.choice([1, 2])
+    random.shuffle(many)
+    packed = Packed.of(loops, *map(Strings.of, (many, many)))
+    assert (packed is None) == (len(set(many)) < len(many))
+    if packed is not None:
+        assert list(packed) == [(key, key) for key in sorted(many)]
+
+
+def test_keys_that_hardly_differ_are_in_order(loops: Loops) -> None:
+    """All have one word in common, so that nothing but the rest of them tells."""
+    keys = [b"a prefix and " + bytes(9) + b"%07d" % (n * 7919 % 10_007) for n in range(10_007)]
+    keys += [b"another " + key for key in keys]
+    packed = Packed.of(loops, Strings.of(keys), Strings.of(keys))
+    assert packed is not None
+    assert packed.keys.tolist() == packed.values.tolist() == sorted(keys)
+
+
+@settings(deadline=None)  # the first one waits for the loops
 @given(PAIRS, st.lists(st.tuples(st.binary(max_size=3), st.none() | st.binary(max_size=3)), max_size=3), st.data())
 def test_blocks_are_the_same_of_packed_changes(
     pairs: dict[bytes, bytes], rows: list[tuple[bytes, bytes | None]], data: st.DataObject
