@@ -11,7 +11,7 @@ from streamkit.native.kinds import BOOL, FLOAT, INT
 from streamkit.native.memory import byte_at, copy, word_at
 
 _i64, _u64 = types.int64, types.uint64
-_numbers = types.Array(types.int64, 1, "C", readonly=True)
+_hashes = types.Array(types.uint64, 1, "C", readonly=True)
 _bytes = types.Array(types.uint8, 1, "C", readonly=True)
 _out = types.uint8[::1]
 
@@ -105,37 +105,28 @@ def pack(columns: Any, prefix: Any, tails: Any, out: Any, offsets: Any) -> Any:
     return at
 
 
-@njit(
-    types.boolean[::1](types.uint64[::1], _u64, types.Array(types.uint64, 1, "C", readonly=True), _i64),
-    cache=True,
-    nogil=True,
-)
-def known(words: Any, mask: Any, hashes: Any, probes: Any) -> Any:
+@njit(types.boolean[::1](types.uint64[::1], _hashes, _i64), cache=True, nogil=True)
+def known(words: Any, hashes: Any, probes: Any) -> Any:
     """For each of the hashes, are its bits all set? See `store.filter`, which has the same without this."""
     found = np.ones(len(hashes), np.bool_)
+    mask = np.uint64(len(words) // 8 - 1)
     for i in range(len(hashes)):
-        second = hashes[i] >> np.uint64(32) | np.uint64(1)
-        bit = hashes[i]
+        line = np.int64(hashes[i] & mask) * 8
+        bits = hashes[i] >> np.uint64(28)
         for _ in range(probes):
-            place = bit & mask
-            if not words[place >> np.uint64(6)] >> (place & np.uint64(63)) & np.uint64(1):
-                found[i] = False
-                break
-            bit += second
+            word = words[line + np.int64(bits >> np.uint64(6) & np.uint64(7))]
+            found[i] &= word >> (bits & np.uint64(63)) & np.uint64(1) != 0
+            bits >>= np.uint64(9)
     return found
 
 
-@njit(
-    types.void(types.uint64[::1], _u64, types.Array(types.uint64, 1, "C", readonly=True), _i64),
-    cache=True,
-    nogil=True,
-)
-def remember(words: Any, mask: Any, hashes: Any, probes: Any) -> None:
+@njit(types.void(types.uint64[::1], _hashes, _i64), cache=True, nogil=True)
+def remember(words: Any, hashes: Any, probes: Any) -> None:
     """Set the bits of the hashes."""
+    mask = np.uint64(len(words) // 8 - 1)
     for i in range(len(hashes)):
-        second = hashes[i] >> np.uint64(32) | np.uint64(1)
-        bit = hashes[i]
+        line = np.int64(hashes[i] & mask) * 8
+        bits = hashes[i] >> np.uint64(28)
         for _ in range(probes):
-            place = bit & mask
-            words[place >> np.uint64(6)] |= np.uint64(1) << (place & np.uint64(63))
-            bit += second
+            words[line + np.int64(bits >> np.uint64(6) & np.uint64(7))] |= np.uint64(1) << (bits & np.uint64(63))
+            bits >>= np.uint64(9)

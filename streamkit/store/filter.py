@@ -11,8 +11,11 @@ from streamkit.native.loader import loader
 from streamkit.record import Array
 
 _PROBES = 4
+"""Bits of a key, all of them in one line of 512, of which the processor's cache takes one at a time (Putze, Sanders and
+Singler, "Cache-, hash- and space-efficient Bloom filters", 2007). A hash's lowest 28 bits tell the line, and each nine
+above them a bit."""
 _BITS_EACH = 12
-"""Bits for a key at least (a power of two in all): of 150 keys that were never added a full part takes at most one for
+"""Bits for a key at least (a power of two in all): of 100 keys that were never added a full part takes at most one for
 one that was."""
 _LEAST = 1 << 16
 
@@ -21,8 +24,7 @@ class Filter:
     """A set of keys that may say yes for one that was never added, and never no for one that was.
 
     It grows: where a filter is full another one, twice as large, is put beside it (Almeida, Baquero, Preguica and
-    Hutchison, "Scalable Bloom filters", 2007). Where a key's bits are is told by two hashes (Kirsch and Mitzenmacher,
-    "Less hashing, same performance", 2006).
+    Hutchison, "Scalable Bloom filters", 2007).
 
     >>> filter = Filter()
     >>> filter.add([b"a", b"b"]).tolist(), filter.add([b"b", b"c"]).tolist()
@@ -51,13 +53,12 @@ class _Part:
     def __init__(self, size: int) -> None:
         self.size = self.room = size
         bits = 1 << (_BITS_EACH * size - 1).bit_length()
-        self._mask = np.uint64(bits - 1)
         self._words = np.zeros(bits // 64, np.uint64)
 
     def has(self, hashes: Array) -> Array:
         loops = loader.loops()
         if loops is not None:
-            known: Array = loops.rows.known(self._words, self._mask, hashes, _PROBES)
+            known: Array = loops.rows.known(self._words, hashes, _PROBES)
             return known
         found = np.ones(len(hashes), np.bool_)
         for words, bits in self._places(hashes):
@@ -68,13 +69,14 @@ class _Part:
         self.room -= len(hashes)
         loops = loader.loops()
         if loops is not None:
-            loops.rows.remember(self._words, self._mask, hashes, _PROBES)
+            loops.rows.remember(self._words, hashes, _PROBES)
             return
         for words, bits in self._places(hashes):
             np.bitwise_or.at(self._words, words, bits)
 
     def _places(self, hashes: Array) -> list[tuple[Array, Array]]:
         """Words, and the bit of each, for every probe."""
-        second = hashes >> np.uint64(32) | np.uint64(1)
-        at = [(hashes + np.uint64(probe) * second) & self._mask for probe in range(_PROBES)]
-        return [((bit >> np.uint64(6)).astype(np.intp), np.uint64(1) << (bit & np.uint64(63))) for bit in at]
+        lines = (hashes & np.uint64(len(self._words) // 8 - 1)).astype(np.intp) * 8
+        at = [hashes >> np.uint64(28 + 9 * probe) for probe in range(_PROBES)]
+        in_line = [(bit >> np.uint64(6) & np.uint64(7)).astype(np.intp) for bit in at]
+        return [(lines + word, np.uint64(1) << (bit & np.uint64(63))) for word, bit in zip(in_line, at, strict=True)]
