@@ -56,6 +56,11 @@ class Strings:
         """Bytes of all of them."""
         return int(self.ends[-1] - self.ends[0])
 
+    @property
+    def longest(self) -> int:
+        """Bytes of the longest one; 0 where there is none."""
+        return int(np.diff(self.ends).max(initial=0))
+
     @cached_property
     def series(self) -> pl.Series:
         buffers = [None, pa.py_buffer(self.ends), pa.py_buffer(self.data)]

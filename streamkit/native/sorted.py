@@ -18,12 +18,11 @@ _stream = types.int64[::1]
 KEYS, KEY_ENDS, VALUES, VALUE_ENDS, GONE, COUNT = range(6)
 """A stream of rows: the addresses of its keys, of where each begins and the last one ends (int64), the same of values,
 of a byte for each row that is 1 where the key is deleted (of `rows` only), and how many rows."""
+ROW, PART, OTHER, WRITTEN = range(4)
+"""How far `write` is: with `rows`, in which of the streams, with its rows; rows written."""
 BLOCK_BYTES = 16 << 10
 RESTARTS = 16
 """Rows from one that has its whole key to the next."""
-ROW_MOST = 40
-"""Bytes of a row besides key and value, at most, where it is a block of its own: three lengths of up to 5, 8 behind its
-key, a restart, their number, a trailer."""
 TRAILER = 5
 """Bytes behind a block: how it is compressed (not), and its checksum."""
 _DELETED, _PUT = 0, 1
@@ -141,20 +140,25 @@ def remember(bloom: Any, probes: Any, hashes: Any) -> None:
 
 
 @njit(
-    types.UniTuple(_i64, 3)(_table, _stream, types.int64[:, ::1], _out, types.int64[:, ::1], types.uint32[::1]),
+    types.UniTuple(_i64, 2)(
+        _table, _stream, types.int64[:, ::1], types.int64[::1], _i64, _out, types.int64[:, ::1], types.uint32[::1]
+    ),
     cache=True,
     nogil=True,
 )
-def write(table: Any, rows: Any, packed: Any, out: Any, blocks: Any, hashes: Any) -> Any:
+def write(table: Any, rows: Any, packed: Any, done: Any, room: Any, out: Any, blocks: Any, hashes: Any) -> Any:
     """Rows, and streams that follow one another, as data blocks; where both have a key, `packed` has its say.
 
-    `blocks` gets a row for each: where it begins, its size without trailer, the address of its last key and its length;
-    `hashes` those of the keys, for `remember`. Returns the bytes of the blocks, how many blocks, how many rows.
+    It goes on from `done` (ROW, PART, OTHER, WRITTEN: all 0 at first) to the end, or to that of a block behind which
+    `out` has less than `room`, and says there how far it is. `blocks` gets a row for each block: where it begins, its
+    size without trailer, the address of its last key and its length; `hashes` those of all keys, for `remember`.
+    Returns the bytes of the blocks, and how many there are.
     """
     restarts = np.empty(BLOCK_BYTES // 2, np.int64)
-    row = part = other = at = start = count = since = block = written = 0
+    row, part, other, written = done[ROW], done[PART], done[OTHER], done[WRITTEN]
+    at = start = count = since = block = 0
     last = last_size = np.int64(0)
-    while row < rows[COUNT] or part < len(packed):
+    while (row < rows[COUNT] or part < len(packed)) and (at > start or len(out) - at >= room):
         order = np.int64(-1)
         if row == rows[COUNT]:
             order = np.int64(1)
@@ -205,4 +209,5 @@ def write(table: Any, rows: Any, packed: Any, out: Any, blocks: Any, hashes: Any
             block += 1
             at = start = after
             count = since = 0
-    return at, block, written
+    done[ROW], done[PART], done[OTHER], done[WRITTEN] = row, part, other, written
+    return at, block

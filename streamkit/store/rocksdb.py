@@ -6,6 +6,7 @@ another process and follows its write-ahead log when it is refreshed.
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -39,6 +40,7 @@ OWNER_NOTE = "worker.json"
 """A file beside the store in which its worker says who it is; shown to whoever finds the store locked."""
 
 
+_INCOMING = "incoming-"
 _IN_MEMORY = ("rocksdb.num-entries-active-mem-table", "rocksdb.num-entries-imm-mem-tables")
 
 
@@ -48,12 +50,16 @@ class RocksStore:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._failed = False
-        self._incoming = self.path / "incoming"
+        self._files: list[SortedFile] = []
+        """In the making."""
+        self._begun = itertools.count()
         self.path.mkdir(parents=True, exist_ok=True)
         try:
             self._db = Rdict(str(self.path), _options(block_cache=96 * MIB))
         except Exception as error:
             raise self._unusable(error) from error
+        for left in self.path.glob(f"{_INCOMING}*"):  # by a process that was killed
+            left.unlink()
 
     @classmethod
     def open(cls, path: str | Path) -> RocksStore:
@@ -73,7 +79,9 @@ class RocksStore:
         self.begin(write).finish(())
 
     def begin(self, write: Write) -> Begun:
-        return _Begun(self, write, SortedFile.of(write))
+        file = SortedFile.of(write, self.path / f"{_INCOMING}{next(self._begun)}")
+        self._files += [] if file is None else [file]
+        return _Begun(self, write, file)
 
     def _finish(self, write: Write, file: SortedFile | None, puts: Sequence[tuple[bytes, bytes]]) -> None:
         try:
@@ -81,6 +89,8 @@ class RocksStore:
                 self._take_in(file, puts)
             else:
                 self._db.write(_batch(write, puts))
+            if file is not None:
+                self._drop(file)
         except Exception as error:
             self._failed = True
             raise StateError(
@@ -89,17 +99,22 @@ class RocksStore:
             ) from error
 
     def _take_in(self, file: SortedFile, puts: Sequence[tuple[bytes, bytes]]) -> None:
-        file.write(self._incoming, puts)
+        file.write(puts)
         # What is taken in survives a power cut at once; what was written before it must then, too, or the copy would be
         # said to be further than it is. So the log of that comes to the disk first.
         self._db.flush_wal(True)
         moved = IngestExternalFileOptions()
         moved.set_move_files(True)
-        self._db.ingest_external_file([str(self._incoming)], moved)
-        self._incoming.unlink(missing_ok=True)
+        self._db.ingest_external_file([str(file.path)], moved)
+
+    def _drop(self, *files: SortedFile) -> None:
+        for file in files:
+            file.drop()
+            self._files.remove(file)
 
     def close(self) -> None:
         """Let the directory go. A scan that was begun keeps it locked until it is dropped."""
+        self._drop(*self._files)
         # RocksDB that could not write says so once more: it was told, and nothing that was written is lost.
         with suppress(Exception if self._failed else DbClosedError):
             self._db.close()

@@ -11,11 +11,10 @@ from __future__ import annotations
 import ctypes
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -26,6 +25,8 @@ from streamkit.store.base import Write
 
 WORTH = 20_000
 """Packed keys from which on a file is worth its making: small ones would only have to be compacted."""
+_PIECE = 1 << 20
+"""Bytes that are written at once."""
 
 _VERSION, _MAGIC, _CRC32C = 2, 0x88E241B785F4CFF7, 1
 _FOOTER = 41
@@ -61,15 +62,15 @@ class SortedFile:
     What goes wrong there is raised by `write`.
     """
 
-    def __init__(self, loops: Loops, rows: Sequence[Row], packed: Sequence[Packed]) -> None:
-        self._loops = loops
+    def __init__(self, loops: Loops, path: Path, rows: Sequence[Row], packed: Sequence[Packed]) -> None:
+        self._loops, self.path = loops, path
         self._first = min([packed[0].keys.series[0], *(key for key, _ in rows[:1])])
         thread = ThreadPoolExecutor(1, "streamkit-file")
-        self._blocks = thread.submit(_blocks_of, loops, rows, packed)
+        self._begun = thread.submit(_write, loops, path, "wb", rows, packed)
         thread.shutdown(wait=False)  # a `with` would wait for it here
 
     @classmethod
-    def of(cls, write: Write) -> SortedFile | None:
+    def of(cls, write: Write, path: Path) -> SortedFile | None:
         """None where it is not worth it, or cannot be: ranges, and parts that overlap, have no place in a file."""
         loops = loader.loops()
         if sum(map(len, write.packed)) < WORTH or write.ranges or loops is None:
@@ -78,27 +79,38 @@ class SortedFile:
         if any(left.keys.series[-1] >= right.keys.series[0] for left, right in pairwise(packed)):
             return None
         rows: dict[bytes, bytes | None] = {**dict.fromkeys(write.deletes), **dict(write.puts)}
-        return cls(loops, sorted(rows.items()), packed)
+        return cls(loops, path, sorted(rows.items()), packed)
 
     def can_begin_with(self, puts: Sequence[tuple[bytes, bytes]]) -> bool:
         """Do these come before what is in the making?"""
         return all(key < self._first for key, _ in puts)
 
-    def write(self, path: Path, puts: Sequence[tuple[bytes, bytes]]) -> None:
-        """Make `path` of it, and of `puts`. Raises OSError."""
-        first = _blocks_of(self._loops, sorted(dict(puts).items()), [])
-        with path.open("wb") as file:
-            file.writelines(_parts(self._loops, [first, self._blocks.result()]))
+    def write(self, puts: Sequence[tuple[bytes, bytes]]) -> None:
+        """Finish it, with `puts` in it, too. Raises OSError."""
+        begun = self._begun.result()
+        # Their blocks lie behind those of the keys behind them: it is the index that has an order.
+        first = _write(self._loops, self.path, "ab", sorted(dict(puts).items()), [])
+        with self.path.open("ab") as file:
+            file.writelines(_rest(self._loops, begun, first))
+
+    def drop(self) -> None:
+        """There is to be no such file."""
+        wait([self._begun])
+        self.path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
 class _Blocks:
-    """Data blocks with their trailers: their bytes, each one's last key, beginning and size; what is in them."""
+    """Data blocks with their trailers: how many bytes; each one's last key, beginning and size; what is in them."""
 
-    data: Array
+    size: int
     ends: Sequence[tuple[bytes, int, int]]
     key_size: int
     hashes: Array
+
+    def index(self, begin: int) -> list[tuple[bytes, bytes]]:
+        """Their rows in the index, where the first of them is at `begin`."""
+        return [(last + _SMALLEST, _varints(begin + at, size)) for last, at, size in self.ends]
 
 
 def _stream(keys: Strings, values: Strings, gone: Array) -> list[int]:
@@ -107,33 +119,38 @@ def _stream(keys: Strings, values: Strings, gone: Array) -> list[int]:
     return [*(array.ctypes.data for array in arrays), len(keys)]
 
 
-def _blocks_of(loops: Loops, rows: Sequence[Row], packed: Sequence[Packed]) -> _Blocks:
+def _write(loops: Loops, path: Path, mode: str, rows: Sequence[Row], packed: Sequence[Packed]) -> _Blocks:
+    """Rows, and what is packed, as blocks to a file, a piece at a time: a buffer for all would be made for each file
+    anew, and most of the time would go by until the kernel has cleared its pages."""
     keys, values = Strings.of([key for key, _ in rows]), Strings.of([value or b"" for _, value in rows])
     gone = np.array([value is None for _, value in rows], np.uint8)
-    count = len(rows) + sum(map(len, packed))
-    size = keys.size + values.size + sum(part.size for part in packed)
-    out = np.empty(size + count * loops.sorted.ROW_MOST + 64, np.uint8)
-    blocks, hashes = np.empty((len(out) // loops.sorted.BLOCK_BYTES + 2, 4), np.int64), np.empty(count, np.uint32)
-    streams = np.array([_stream(part.keys, part.values, gone) for part in packed], np.int64).reshape(-1, 6)
-    first = np.array(_stream(keys, values, gone), np.int64)
-    at, made, written = loops.sorted.write(loops.sorted.CRC, first, streams, out, blocks, hashes)
-    ends = [(ctypes.string_at(last, length), begin, bytes_) for begin, bytes_, last, length in blocks[:made].tolist()]
-    key_size = keys.size + sum(part.keys.size for part in packed)
-    return _Blocks(out[:at], ends, key_size, hashes[:written])
+    parts = [(keys, values), *((part.keys, part.values) for part in packed)]
+    room = 2 * loops.sorted.BLOCK_BYTES + max(some.longest + others.longest for some, others in parts)
+    out, blocks = np.empty(_PIECE + room, np.uint8), np.empty((_PIECE // loops.sorted.BLOCK_BYTES + 2, 4), np.int64)
+    hashes = np.empty(sum(len(keys) for keys, _ in parts), np.uint32)
+    streams = np.array([_stream(*part, gone) for part in parts], np.int64)
+    done = np.zeros(4, np.int64)
+    size, ends = 0, list[tuple[bytes, int, int]]()
+    with path.open(mode) as file:
+        while True:
+            at, made = loops.sorted.write(loops.sorted.CRC, streams[0], streams[1:], done, room, out, blocks, hashes)
+            if not made:
+                return _Blocks(size, ends, sum(keys.size for keys, _ in parts), hashes[: done[loops.sorted.WRITTEN]])
+            file.write(out[:at])
+            places = blocks[:made].tolist()
+            ends += [(ctypes.string_at(last, length), size + begin, bytes_) for begin, bytes_, last, length in places]
+            size += at
 
 
-def _parts(loops: Loops, following: Sequence[_Blocks]) -> Iterator[Any]:
-    """The file's, from its beginning to its end."""
-    at, index = 0, []
-    for blocks in following:
-        yield blocks.data
-        index += [(last + _SMALLEST, _varints(at + begin, size)) for last, begin, size in blocks.ends]
-        at += len(blocks.data)
-    hashes = np.concatenate([blocks.hashes for blocks in following])
+def _rest(loops: Loops, begun: _Blocks, first: _Blocks) -> Iterator[bytes]:
+    """What comes behind the data blocks of a file: those that were begun with, and those of its first keys."""
+    at = begun.size + first.size
+    index = [*first.index(begun.size), *begun.index(0)]
+    hashes = np.concatenate([first.hashes, begun.hashes])
     bloom = np.zeros(_LINE * (len(hashes) * _BITS_EACH // (8 * _LINE) | 1), np.uint8)
     loops.sorted.remember(bloom, _PROBES, hashes)
     told = {"data.size": at, "num.data.blocks": len(index), "num.entries": len(hashes),
-            "raw.key.size": sum(blocks.key_size for blocks in following) + len(_SMALLEST) * len(hashes),
+            "raw.key.size": begun.key_size + first.key_size + len(_SMALLEST) * len(hashes),
             "filter.size": len(bloom)}  # fmt: skip
     known = {**_PROPERTIES, **{f"rocksdb.{name}": _varints(number) for name, number in told.items()}}
 

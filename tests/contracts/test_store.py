@@ -264,18 +264,32 @@ def test_files_hold_keys_and_values_of_any_length(tmp_path: Path, key_bytes: int
 
 @pytest.mark.usefixtures("_files")
 def test_a_file_is_made_while_something_else_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    begun, make = threading.Event(), sortedfile._blocks_of
+    begun, make = threading.Event(), sortedfile._write
 
     def waits(*what: Any) -> Any:
         assert begun.wait(PATIENCE), "`begin` waited for the file"
         return make(*what)
 
-    monkeypatch.setattr(sortedfile, "_blocks_of", waits)
+    monkeypatch.setattr(sortedfile, "_write", waits)
     with closing(RocksStore(tmp_path / "state")) as store:
         write = store.begin(Write(packed=[Packed(Strings.of([b"b"]), Strings.of([b"2"]))]))
         begun.set()
         write.finish([(b"a", b"1")])
         assert list(store.scan(b"", b"\xff")) == [(b"a", b"1"), (b"b", b"2")]
+
+
+@pytest.mark.usefixtures("_files")
+def test_no_file_is_left_of_what_was_never_finished(tmp_path: Path) -> None:
+    packed = Packed(Strings.of([b"b"]), Strings.of([b"2"]))
+    for _ in range(2):
+        with closing(RocksStore(tmp_path / "state")) as store:
+            assert not list(store.path.glob("incoming*")), "one of a process that was killed is left"
+            store.begin(Write(packed=[packed])).finish([(b"a", b"1")])
+            store.begin(Write(packed=[packed])).finish([(b"c", b"1")])  # goes another way
+            assert not list(store.path.glob("incoming*"))
+            store.begin(Write(packed=[packed]))
+        assert not list(store.path.glob("incoming*"))
+        (store.path / "incoming-0").write_bytes(b"half a fi")
 
 
 @pytest.mark.usefixtures("_files")
