@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -47,17 +48,37 @@ def pack(changes: Sequence[Change]) -> list[bytes]:
     ]
 
 
-def pack_all(changes: Changes) -> list[bytes]:
-    """`pack` of a Checkpoint's changes, those that are packed without an object for each."""
-    return [*pack(changes.rows), *(block for packed in changes.packed if len(packed) for block in _packed(packed))]
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some of what is packed, to become a Block when it is sent: all of them at once would be another copy of it."""
+
+    packed: Packed
+    begin: int
+    end: int
+
+    def __len__(self) -> int:
+        """Bytes of the Block."""
+        content = sum(
+            int(ends[self.end] - ends[self.begin]) for ends in (self.packed.keys.ends, self.packed.values.ends)
+        )
+        return _COUNT.size + 8 * (self.end - self.begin) + content
+
+    def __bytes__(self) -> bytes:
+        keys, values = self.packed.keys, self.packed.values
+        within = slice(self.begin, self.end + 1)
+        content = [some.data[some.ends[self.begin] : some.ends[self.end]].tobytes() for some in (keys, values)]
+        key_sizes, value_sizes = (np.diff(some.ends[within]).astype("<i4") for some in (keys, values))
+        return _block(key_sizes, value_sizes, content)
 
 
-def _packed(packed: Packed) -> Iterator[bytes]:
-    keys, values = packed.keys, packed.values
-    key_sizes, value_sizes = (np.diff(strings.ends).astype("<i4") for strings in (keys, values))
-    for begin, end in _parts(key_sizes, value_sizes):
-        content = [strings.data[strings.ends[begin] : strings.ends[end]].tobytes() for strings in (keys, values)]
-        yield _block(key_sizes[begin:end], value_sizes[begin:end], content)
+def pack_all(changes: Changes) -> list[bytes | Part]:
+    """`pack` of a Checkpoint's changes; those that are packed are Parts, without an object for each."""
+    return [*pack(changes.rows), *(part for packed in changes.packed if len(packed) for part in _parts_of(packed))]
+
+
+def _parts_of(packed: Packed) -> Iterator[Part]:
+    sizes = (np.diff(strings.ends) for strings in (packed.keys, packed.values))
+    return (Part(packed, begin, end) for begin, end in _parts(*sizes))
 
 
 def _block(key_sizes: Array, value_sizes: Array, content: Sequence[bytes]) -> bytes:

@@ -19,7 +19,7 @@ from streamkit.record import Chunk, TopicPartition
 
 BULK = 5_000
 """Records of one poll from which on it is worth a thread."""
-MOST = 400_000
+MOST = 200_000
 """Records that are read ahead at most: they wait in memory."""
 _POLL, _PATIENCE = 20_000, 0.05
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import overload
 
 import msgspec
 
@@ -36,6 +37,27 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
+class Records(Sequence[Change]):
+    """A Checkpoint of one task as it is on the changelog; each Block is made when it is asked for."""
+
+    blocks: Sequence[bytes | block.Part]
+    mark: bytes
+
+    def __len__(self) -> int:
+        return len(self.blocks) + 1
+
+    @overload
+    def __getitem__(self, at: int) -> Change: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[Change]: ...
+    def __getitem__(self, at: int | slice) -> Change | Sequence[Change]:
+        if isinstance(at, slice):
+            return [self[i] for i in range(*at.indices(len(self)))]
+        i = range(len(self))[at]
+        return (MARK_KEY, self.mark) if i == len(self.blocks) else (BLOCK_KEY, bytes(self.blocks[i]))
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One Checkpoint: its Write, and the Positions of the copies before it; records by changelog.
 
@@ -46,7 +68,7 @@ class Entry:
     time: int
     begun: Begun
     positions: Mapping[TopicPartition, Position]
-    records: Mapping[TopicPartition, list[Change]]
+    records: Mapping[TopicPartition, Records]
     starts: Mapping[TopicPartition, int]
     size: int
 
@@ -67,7 +89,7 @@ class Journal:
         """Changes of tasks as they will be written; `grown` are the bytes among them that belong to new keys."""
         now = int(time.time() * 1000)
         written: dict[TopicPartition, Changes] = {}
-        records: dict[TopicPartition, list[Change]] = {}
+        records: dict[TopicPartition, Records] = {}
         positions = {task: self._position(task) for task in changes}
         starts: dict[TopicPartition, int] = {}
         total = 0
@@ -83,7 +105,7 @@ class Journal:
             mark = pack(Mark(FORMAT_VERSION, now, self._worker, b"" if i else measured))
             compaction, marked = within(task, [(COMPACTION_KEY, pack(after)), (MARK_KEY, mark)])
             packed = [*block.pack(copies), *blocks, *block.pack([compaction])]
-            records[self._changelogs.of(task)] = [*((BLOCK_KEY, one) for one in packed), (MARK_KEY, mark)]
+            records[self._changelogs.of(task)] = Records(packed, mark)
             written[task] = Changes([*changes[task].rows, compaction, marked], changes[task].packed)
             total += size
         return Entry(now, self._store.begin(store_write(written)), positions, records, starts, total)

@@ -43,7 +43,7 @@ from streamkit.topology import Topology
 logger = logging.getLogger(__name__)
 _STALLED_SECONDS = 10.0
 HELD_BYTES = 64 << 20
-HELD_STATES = 500_000
+HELD_STATES = 400_000
 """Outputs and states that make a Checkpoint come early: both wait for it in memory."""
 
 

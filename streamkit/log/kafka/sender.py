@@ -80,10 +80,9 @@ class Sender:
         self.ends = {}
         for source, records in changes.items():
             topic, number = source
-            for key, value in records[:-1]:
-                self.send(HeldRecord(topic, value, key, None, (), number))
-            for key, value in records[-1:]:
-                self.send(HeldRecord(topic, value, key, None, (), number), partial(self._on_last, source))
+            for i, (key, value) in enumerate(records, 1):  # not a slice of them: each may be made only now
+                told = partial(self._on_last, source) if i == len(records) else None
+                self.send(HeldRecord(topic, value, key, None, (), number), told)
 
     def flush(self) -> None:
         """Until every record is on the log, or has failed. Raises KafkaException where the producer is done for.
