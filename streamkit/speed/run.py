@@ -137,9 +137,9 @@ class Run:
         gc.collect(1)
 
     def _done(self, worker: Worker) -> bool:
-        if self._ends is None:
+        if self._ends is None or not worker.is_through(self._ends):
             return False
-        now = time.monotonic()
+        now = time.monotonic()  # the group is asked only now and then
         if now - self._looked < _LOOK_SECONDS:
             return False
         self._looked = now

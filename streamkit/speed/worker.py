@@ -288,17 +288,21 @@ class Worker:
         """How far the tasks are that are taken over; None where there are none."""
         return self._assignment.restoring()
 
+    def is_through(self, ends: Mapping[TopicPartition, int]) -> bool:
+        """Has this worker read what is before these ends, in its tasks?"""
+        mine = {source: end for source, end in ends.items() if self._tasks.task_of(source) in self.tasks()}
+        return self.restoring() is None and caught_up(self.positions(), mine)
+
     def reached(self, ends: Mapping[TopicPartition, int]) -> bool:
         """Has everything before these ends been read: by this worker, or, in a Checkpoint, by the others?
 
         A worker without tasks waits for some, unless there are more workers than tasks: what a dead one has is given to
         it when that one's session has run out.
         """
-        mine = {source: end for source, end in ends.items() if self._tasks.task_of(source) in self.tasks()}
-        tasks = {source: end for source, end in ends.items() if source.topic in self._sources}
-        others = {source: end for source, end in tasks.items() if source not in mine and end}
-        if self.restoring() is not None or not caught_up(self.positions(), mine):
+        if not self.is_through(ends):
             return False
+        tasks = {source: end for source, end in ends.items() if source.topic in self._sources}
+        others = {source: end for source, end in tasks.items() if source not in self.tasks() and end}
         if not self.tasks() and len(self._log.members(self.group)) <= len(tasks):
             return False
         return not others or caught_up(dict.fromkeys(others, 0) | self._log.group_offsets(self.group), others)
