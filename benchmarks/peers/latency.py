@@ -82,6 +82,8 @@ def timed() -> list[Timed]:
         Timed("streamkit", "StreamKit, exactly once, Checkpoint 1 s", view, {"checkpoint": "1s"}),
         Timed("streamkit-100ms", "StreamKit, exactly once, Checkpoint 100 ms", view, {"checkpoint": "100ms"}),
         Timed("streamkit-10ms", "StreamKit, exactly once, Checkpoint 10 ms", view, {"checkpoint": "10ms"}),
+        Timed("streamkit-5ms", "StreamKit, at least once, Checkpoint 5 ms", view,
+              {"checkpoint": "5ms", "guarantee": "at_least_once"}),
         Timed("kafka-streams-100ms", "Kafka Streams, exactly once, 100 ms", ON_TOPIC, {},
               by_name["kafka-streams-100ms"]),
         Timed("kafka-streams", "Kafka Streams, at least once, no cache", ON_TOPIC, at_once, by_name["kafka-streams"]),

@@ -86,7 +86,9 @@ class InColumns:
         self._frames: list[pl.DataFrame] = []
         self._rows = self._combined = 0
         self._apart = False
-        """Hardly a key has come twice of late: what waits is not combined before one is seen to be there twice."""
+        """Hardly a key has come twice since the last Checkpoint: to look for those again is not worth it."""
+        self._distinct = False
+        """None of many had come twice at the last Checkpoint: none is looked for, and packing shows where one has."""
 
     def absorb(self, batches: Sequence[Decoded]) -> list[Rejected]:
         frames, bad = self._fold.groups(batches)
@@ -106,11 +108,10 @@ class InColumns:
         return ([], []) if groups is None else self._fold.encoded(groups, prefix)
 
     def packed(self, partition: int, prefix: bytes) -> Packed | None:
-        if self._apart and self._frames:
+        if self._distinct and self._frames:
             packed = self._fold.packed(_of(partition, self._frames), prefix)
             if packed is not None:
                 return packed
-            self._apart = False
         groups = self._groups(partition)
         return None if groups is None else self._fold.packed(groups, prefix)
 
@@ -118,11 +119,14 @@ class InColumns:
         self._keep([frame.filter(pl.col(PARTITION) != partition) for frame in self._frames])
 
     def clear(self) -> None:
+        self._apart = self._distinct
         self._keep([])
 
     def _groups(self, partition: int) -> pl.DataFrame | None:
         if len(self._frames) > 1:
+            before = self._rows
             self._combine()
+            self._distinct = self._rows == before > FOLD_ROWS
         return _of(partition, self._frames) if self._frames else None
 
     def _combine(self) -> None:

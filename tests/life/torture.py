@@ -33,9 +33,10 @@ from tests.life.torture_world import Process, World, make_world
 T = TypeVar("T")
 
 OFTEN = (
+    "ahead",
     "changelog.apply",
     "committer",
-    "store.write",
+    "store",
     "worker.settle",
     "worker.commit",
     "worker.write",

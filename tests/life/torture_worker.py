@@ -18,14 +18,17 @@ from typing import Any
 
 import confluent_kafka
 
-from streamkit import cli
+from streamkit import cli, fold
 from streamkit.changelog import compaction
 from streamkit.changelog.changelogs import Changelogs
 from streamkit.changelog.follower import Follower
 from streamkit.log.control import ControlTopic
 from streamkit.log.kafka import sender
+from streamkit.speed import ahead, views
+from streamkit.speed.ahead import ReadAhead
 from streamkit.speed.assignment import Assignment
 from streamkit.speed.worker import Worker
+from streamkit.store import sortedfile
 from streamkit.store.rocksdb import RocksStore
 
 
@@ -62,7 +65,11 @@ POINTS: dict[str, tuple[type, str]] = {
     "committer.flush": (sender.Sender, "flush"),
     "committer.offsets": (Producer, "send_offsets_to_transaction"),
     "committer.commit": (Producer, "commit_transaction"),
-    "store.write": (RocksStore, "write"),
+    "ahead.begin": (ReadAhead, "begin"),
+    "ahead.end": (ReadAhead, "end"),
+    "store.begin": (RocksStore, "begin"),
+    "store.take_in": (RocksStore, "_take_in"),
+    "store.write": (RocksStore, "_finish"),
     "control.append": (ControlTopic, "append"),
 }
 
@@ -99,6 +106,10 @@ def main() -> None:
     vars(sender)["Producer"] = Producer
     # So that changelogs are cut every few seconds, not days.
     compaction.LEAST, compaction.PIECE = 20_000, 2_000
+    # So that what is meant for a million events a second is done for some hundred: keys are packed, the store takes
+    # them in as files, and records are read ahead.
+    vars(fold)["MANY"] = vars(views)["MANY"] = 5
+    sortedfile.WORTH, ahead.BULK = 20, 20
     told = os.environ.pop("TORTURE", "")
     if told:
         action, when, point, number = told.split()

@@ -92,6 +92,36 @@ def test_columns_hold_what_objects_hold(key: Any, window: Any, monkeypatch: pyte
     same()
 
 
+def test_a_key_that_comes_twice_is_one_also_where_none_has_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pending, "FOLD_ROWS", 5)
+    monkeypatch.setattr(fold, "MANY", 0)
+    _, topic, view = make(key="number", aggregates={"n": sk.Count(), "sum": sk.Sum("at")})
+    columns, objects = InColumns(Fold(view)), AsObjects(Fold(view))
+    combined: list[int] = []
+    combine = Fold.combine
+
+    def counted(self: Fold, groups: Any) -> pl.DataFrame:
+        combined[-1] += 1
+        return combine(self, groups)
+
+    monkeypatch.setattr(Fold, "combine", counted)
+    for again in (0, 0, 3, 0, 0, 0):
+        combined.append(0)
+        for first in (0, 10 - again, 20):
+            values = [Event(key, key, "", None, None) for key in range(first, first + 10)]
+            records = [Record("events", 0, n, 0, None, topic.encode(value)) for n, value in enumerate(values)]
+            decoded, _ = Decoder(topic)(RecordChunk(records))
+            columns.absorb([decoded])
+            objects.absorb([decoded])
+        slots, states = objects.encoded(0, b"")
+        packed = columns.packed(0, b"")
+        assert packed is not None
+        assert list(packed) == sorted(zip(slots, Fold(view).dump_all(states), strict=True))
+        columns.clear()
+        objects.clear()
+    assert [count > 0 for count in combined] == [True, False, True, True, False, False], "looked for without need"
+
+
 def test_views_wait_in_columns_where_all_of_their_aggregates_can() -> None:
     assert isinstance(pending.pending(Fold(make()[2])), InColumns)
     assert isinstance(pending.pending(Fold(make(window=sk.Session(seconds=5))[2])), AsObjects)
