@@ -31,6 +31,16 @@ def shared(left: Any, right: Any, most: Any) -> Any:
     return at
 
 
+@njit(_i64(_i64, _i64, _i64, _i64), cache=True, nogil=True)
+def compare(left: Any, left_size: Any, right: Any, right_size: Any) -> Any:
+    """Negative where the bytes at the left address come first, 0 where both are the same."""
+    most = min(left_size, right_size)
+    same = shared(left, right, most)
+    if same < most:
+        return np.int64(byte_at(left + same)) - np.int64(byte_at(right + same))
+    return left_size - right_size
+
+
 @njit(_i64(_bytes, _ends), cache=True, nogil=True)
 def common(data: Any, ends: Any) -> Any:
     """How many bytes all strings begin with."""
@@ -63,13 +73,8 @@ def words(data: Any, ends: Any, skip: Any) -> Any:
 @njit(_i64(_bytes, _ends, _i64, _i64), cache=True, nogil=True)
 def _compare(data: Any, ends: Any, left: Any, right: Any) -> Any:
     """Negative where the left string comes first, 0 where both are the same."""
-    a, b = ends[left], ends[right]
-    a_size, b_size = ends[left + 1] - a, ends[right + 1] - b
-    most = min(a_size, b_size)
-    same = shared(data.ctypes.data + a, data.ctypes.data + b, most)
-    if same < most:
-        return np.int64(data[a + same]) - np.int64(data[b + same])
-    return a_size - b_size
+    start, a, b = data.ctypes.data, ends[left], ends[right]
+    return compare(start + a, ends[left + 1] - a, start + b, ends[right + 1] - b)
 
 
 @njit(types.void(_bytes, _ends, _places, _places), cache=True, nogil=True)

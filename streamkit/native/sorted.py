@@ -8,7 +8,7 @@ import numpy as np
 from numba import njit, types
 
 from streamkit.native.memory import byte_at, copy, number_at, word_at
-from streamkit.native.order import shared
+from streamkit.native.order import compare, shared
 
 _i64, _u32 = types.int64, types.uint32
 _out = types.uint8[::1]
@@ -89,12 +89,7 @@ def _place(stream: Any, ends: Any, base: Any, row: Any) -> Any:
 def _compare(left: Any, row: Any, right: Any, other: Any) -> Any:
     """Negative where the key of the left stream's row comes first, 0 where both are the same."""
     a, b = _place(left, KEY_ENDS, KEYS, row), _place(right, KEY_ENDS, KEYS, other)
-    a_size, b_size = _place(left, KEY_ENDS, KEYS, row + 1) - a, _place(right, KEY_ENDS, KEYS, other + 1) - b
-    most = min(a_size, b_size)
-    same = shared(a, b, most)
-    if same < most:
-        return np.int64(byte_at(a + same)) - np.int64(byte_at(b + same))
-    return a_size - b_size
+    return compare(a, _place(left, KEY_ENDS, KEYS, row + 1) - a, b, _place(right, KEY_ENDS, KEYS, other + 1) - b)
 
 
 @njit(_i64(_table, _out, _i64, _i64, types.int64[::1], _i64), cache=True, nogil=True)
